@@ -1,0 +1,1 @@
+"""Which traffic is enrolled: the rule table and the port arithmetic of RTPS."""

@@ -1,0 +1,1 @@
+"""What tests share: namespaces, connections, processes with traffic, the check for leaks."""

@@ -1,0 +1,142 @@
+"""
+A virtual machine that runs a command on Debian 12's own kernel, in the host's file system.
+
+qemu emulates the processor (no KVM is needed) and hands the host's root file system to the
+machine by 9p, read-only; the machine lays memory over it. So the command finds this very
+repository, Python, BCC, and everything else of the host, but another kernel.
+"""
+
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+
+from vm import initramfs, kernel
+
+#: Seconds until the machine is given up, unless told otherwise.
+PATIENCE = 600.0
+_MEMORY = '2G'
+# What is emulated takes its time (support.waiting, kernel.loader).
+_ENVIRONMENT = {'IPC_BYPASS_TEST_PATIENCE': '4'}
+# What takes the emulator long and no test needs: wide registers, a fifth level of page tables,
+# checks of the page tables' user bit.
+_PROCESSOR = 'max,avx=off,avx2=off,f16c=off,fma=off,la57=off,smap=off,smep=off'
+# The same for the kernel; and reading the emulated timers is slow, the processor's counter is not.
+_ARGUMENTS = ('console=ttyS0 rdinit=/init panic=-1 quiet mitigations=off nopti nokaslr '
+              'norandmaps tsc=reliable clocksource=tsc')
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    What came of a command in the machine.
+
+    `status` is its exit code, None where the machine ended before it did; `output` what it
+    printed, `console` what the kernel printed.
+    """
+
+    status: int | None
+    output: str
+    console: str
+
+
+def missing():
+    """Return the programs that the machine needs and this host lacks, with their packages."""
+    found = {'qemu-system-x86_64': 'qemu-system-x86', 'busybox': 'busybox-static',
+             'dpkg-deb': 'dpkg', 'apt-get': 'apt'}
+    return [f'{name} (apt-get install {package})' for name, package in found.items()
+            if shutil.which(name) is None]
+
+
+def run(command, *, exchange, environment=None, timeout=PATIENCE, live=None):
+    """
+    Boot, run a command as root, power off, and return the Result.
+
+    :param command: the words of a command, found on the host's file system
+    :param exchange: a folder of the host, which the command has as /exchange, for results
+    :param environment: further variables; those of this process are the command's, too
+    :param timeout: seconds until the machine is ended
+    :param live: a binary stream that is to have the output as it comes
+    :raises kernel.NoKernelError: when there is no kernel to boot
+    """
+    exchange = Path(exchange)
+    booted = kernel.debian_kernel()
+    for name in ('output', 'status'):
+        (exchange / name).unlink(missing_ok=True)
+    _write_command(exchange / 'command', command,
+                   {**os.environ, **_ENVIRONMENT, **(environment or {})})
+    with tempfile.TemporaryDirectory(prefix='ipc_bypass_machine_') as folder:
+        first = Path(folder, 'initramfs')
+        first.write_bytes(initramfs.build(booted.modules))
+        console = Path(folder, 'console')
+        with open(console, 'wb') as stream:
+            process = subprocess.Popen(_qemu(booted.image, first, exchange), stdout=stream,
+                                       stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+            try:
+                if not _ends(process, timeout, exchange / 'output', live):
+                    stream.write(f'\nmachine: ended after {timeout:g} s\n'.encode())
+            finally:
+                process.kill()
+                process.wait()
+        return Result(_status(exchange / 'status'), _text(exchange / 'output'), _text(console))
+
+
+def _ends(process, timeout, output, live):
+    """Wait for the machine's end, with its output shown meanwhile; return whether it came."""
+    deadline, shown = time.monotonic() + timeout, 0
+    ended = False
+    while not ended and time.monotonic() < deadline:
+        try:
+            process.wait(0.2)
+            ended = True
+        except subprocess.TimeoutExpired:
+            pass
+        if live and output.exists():
+            with open(output, 'rb') as stream:
+                stream.seek(shown)
+                text = stream.read()
+            shown += len(text)
+            live.write(text)
+            live.flush()
+    return ended
+
+
+def _qemu(image, first, exchange):
+    """Return the words that start the machine; it ends by itself when its kernel panics."""
+    return [
+        'qemu-system-x86_64', '-accel', 'tcg,thread=multi,tb-size=512', '-cpu', _PROCESSOR,
+        '-smp', '2', '-m', _MEMORY, '-nodefaults', '-no-user-config', '-no-reboot',
+        '-display', 'none', '-serial', 'stdio',
+        '-kernel', str(image), '-initrd', str(first),
+        '-append', _ARGUMENTS,
+        '-fsdev', 'local,id=host,path=/,security_model=none,readonly=on,multidevs=remap',
+        '-device', 'virtio-9p-pci,fsdev=host,mount_tag=host',
+        '-fsdev', f'local,id=exchange,path={exchange},security_model=none',
+        '-device', 'virtio-9p-pci,fsdev=exchange,mount_tag=exchange',
+        '-device', 'virtio-rng-pci',
+    ]
+
+
+def _write_command(path, command, environment):
+    """Write the script that the machine runs: the environment, this folder, the command."""
+    lines = [f'export {name}={shlex.quote(value)}' for name, value in environment.items()
+             if name.isidentifier()]
+    path.touch(mode=0o600)  # the environment may hold what is nobody else's affair
+    path.write_text('\n'.join([*lines, f'cd {shlex.quote(os.getcwd())}',
+                               f'exec {shlex.join(map(str, command))}', '']))
+
+
+def _status(path):
+    text = _text(path).strip()
+    return int(text) if text else None
+
+
+def _text(path):
+    try:
+        return path.read_text(errors='replace')
+    except FileNotFoundError:
+        return ''
