@@ -1,0 +1,1 @@
+"""The TCP path: connections of enrolled ports, redirected from socket to socket."""
