@@ -1,0 +1,1 @@
+"""The pool: shared memory that kernel programs write and consumers read."""

@@ -1,0 +1,1 @@
+"""The UDP path: datagrams to enrolled ports, copied or diverted at the send."""
