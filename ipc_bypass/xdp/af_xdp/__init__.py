@@ -1,0 +1,1 @@
+"""AF_XDP sockets with rings in numpy: receive, hand over, transmit, reinject."""

@@ -1,0 +1,1 @@
+"""The container fast path: frames of enrolled flows go from container to container at once."""
