@@ -1,0 +1,1 @@
+"""The `ipc-bypass` command and its sub-commands."""
