@@ -137,8 +137,11 @@ class InterfaceWatcher:
                     self._note(error, 'look at the interfaces: ')
                     pause = _LONGEST_PAUSE
         finally:
-            self._socket.close()
-            os.close(self._wake)
+            # Under the lock: whoever sees that it has not ended may write to `_wake`.
+            with self._lock:
+                self._ending = True
+                self._socket.close()
+                os.close(self._wake)
 
     def _round(self) -> float:
         """Look once and tell; return the seconds of a processor that the look took."""

@@ -1,5 +1,6 @@
 """Interfaces that come, go and change, as the watcher tells them."""
 
+import os
 import struct
 import subprocess
 import threading
@@ -280,3 +281,19 @@ def test_a_dump_that_was_interrupted(space):
         with pytest.raises(NetlinkError, match='it changed'):
             route.ask(18, body, dump=True)
         route._socket = real
+
+
+def test_ends_before_it_is_woken(space, watch, monkeypatch):
+    """The thread may see that it is to end before the one that ends it has woken it."""
+    write = os.eventfd_write
+
+    def late(fd, number):
+        time.sleep(0.3)
+        write(fd, number)
+    # What is known already is told at once: the thread waits for more to tell together.
+    monkeypatch.setattr(watcher_module, '_TOGETHER', 10.0)
+    made = watch(['a*'], known=())
+    time.sleep(0.2)
+    monkeypatch.setattr(watcher_module.os, 'eventfd_write', late)
+    made.close()
+    assert not made._thread.is_alive()
