@@ -10,7 +10,7 @@
 #define IPC_BYPASS_COMMON_H
 
 /* Raised whenever a struct below changes its meaning or its layout. */
-#define IPC_BYPASS_LAYOUT_VERSION 2
+#define IPC_BYPASS_LAYOUT_VERSION 3
 
 /* What the rule table holds for a port. */
 enum rule_action {
@@ -18,6 +18,8 @@ enum rule_action {
 	ACTION_ACCELERATE = 1,
 	ACTION_MIRROR = 2,
 	ACTION_DIVERT = 3,
+	ACTION_GATEWAY = 4, /* a proxy of ours listens there: its far ends are brought together */
+	ACTION_NOTE = 5,    /* a proxy of ours listens there: its own sockets are noted, no more */
 };
 
 /* An offset that this kernel's BTF does not have. */
@@ -51,7 +53,9 @@ enum pass_reason {
 	PASS_UPPER_PROTOCOL = 10,
 	/* The socket is no longer open for sending, or not any more for anything. */
 	PASS_CLOSING = 11,
-	PASS_REASONS = 12,
+	/* The gateway between the two ends has not brought them together (yet). */
+	PASS_NOT_PAIRED = 12,
+	PASS_REASONS = 13,
 };
 
 /* Events that are not messages, in struct totals. */
@@ -71,7 +75,10 @@ enum total_event {
 	EVENT_OVERLAP_KEPT = 12,       /* ... that could not be cut: bytes came twice */
 	EVENT_CAPTURED = 13,	       /* redirected messages that were copied to the pool */
 	EVENT_NOT_CAPTURED = 14,       /* ... for which the pool had no room, or no reader */
-	EVENTS = 15,
+	EVENT_GATEWAY_ENDS = 15,       /* ends of a gateway's own sockets that were noted */
+	EVENT_GATEWAY_TABLE_FULL =
+		16, /* ... that could not be: their connections go by the gateway */
+	EVENTS = 17,
 };
 
 /* What a flow did with its last message, and does with the next if nothing changes. */
@@ -106,6 +113,20 @@ struct end_place {
 struct socket_state {
 	__u64 cookie;
 	__u32 flow_index;
+	__u32 gateway; /* it is a gateway's own, and has no flow */
+};
+
+/*
+ * One of the two sockets of a gateway for one connection: value of the map `gateway_ends`, whose
+ * key is the socket's own. The program notes it; user space pairs it with the other one.
+ */
+struct gateway_end {
+	__u64 cookie;
+	__u64 socket_address;
+	struct end_key other_key; /* of the gateway's other socket, while paired */
+	__u32 paired;
+	__u32 port;	 /* that the gateway listens on */
+	__u32 own_bytes; /* that the gateway wrote to this end by itself, before all others */
 	__u32 unused;
 };
 
@@ -166,6 +187,15 @@ struct flow {
 	__u32 window_messages;
 	__u32 written_sequence; /* TCP's write_seq if all that it carries was passed here */
 	__u64 small_since_ns;	/* guard: every window since then was small writes; 0: not */
+	__u64 near_address;	/* of a gateway between the ends: the socket that faces this one */
+	__u64 near_cookie;
+	__u64 beyond_address; /* and the one that faces the peer */
+	__u64 beyond_cookie;
+	__u32 near_base;   /* sequence number of the first byte that the gateway forwarded, as it
+			      came */
+	__u32 beyond_base; /* and as it went on */
+	__u32 by_gateway;  /* the connection's other end is a gateway's */
+	__u32 gateway_unused;
 };
 
 /* Sums over flows that are closed, and events. */

@@ -16,11 +16,13 @@
  *   KERNEL_VIEW      1: the program reads TCP's queues, at the offsets OFFSET_* of this kernel
  *   PROGRAM_RENEWAL  1: the program renews budgets by itself (needs KERNEL_VIEW)
  *   WAKE             1: user space renews, and is woken by a ring buffer when half is spent
+ *   GATEWAY          1: the ends beyond a proxy of ours are brought together (needs KERNEL_VIEW)
  *   CAPTURE          1: redirected messages may be copied to the pool of the UDP path, whose maps
  *                    are pinned in POOL_PINS; with SMALL_SLOTS and so on as there
  */
 #include <uapi/linux/bpf.h>
 #include "ipc_bypass_common.h"
+#include "tcp_overlap.bpf.h"
 
 #define AF_INET_FAMILY	      2
 #define AF_INET6_FAMILY	      10
@@ -30,8 +32,6 @@
 #define PORTS		      65536
 #define MAPPED_PREFIX	      0xffff0000 /* ::ffff:0:0 as the third word, in network byte order */
 #define GUARD_WINDOW	      256	 /* messages */
-#define LARGEST_CUT	      4095	 /* of bpf_skb_adjust_room() for sk_skb */
-#define CUTS		      17	 /* of the largest segment */
 #define SECOND_NS	      1000000000ULL
 
 /* As BCC's BPF_SOCKHASH, with a value that user space can read (the socket's cookie). */
@@ -58,6 +58,12 @@ BPF_QUEUE(free_flows, __u32, MAX_FLOWS);
 BPF_TABLE("hash", __u64, struct arrival, arrivals, MAX_FLOWS);
 #if WAKE
 BPF_RINGBUF_OUTPUT(wake, 1);
+#endif
+#if GATEWAY
+BPF_TABLE("hash", struct end_key, struct gateway_end, gateway_ends, MAX_FLOWS);
+BPF_TABLE("hash", __u64, struct end_key, gateway_keys, MAX_FLOWS);
+/* Sockets with which the gateway is about to connect: cookie, and the port it listens on. */
+BPF_TABLE("hash", __u64, __u64, gateway_sockets, MAX_FLOWS);
 #endif
 #if CAPTURE
 #define POOL_ARRAY(type, name, entries) \
@@ -144,14 +150,18 @@ static __always_inline __u32 enrolled_port(const struct end_key *key)
 	__u32 port = key->local_port & 0xffff;
 	__u32 *action = tcp_rules.lookup(&port);
 
-	if (action && *action != ACTION_NONE)
+	if (action && *action == ACTION_ACCELERATE)
 		return port;
 	port = key->remote_port & 0xffff;
 	action = tcp_rules.lookup(&port);
-	if (action && *action != ACTION_NONE)
+	if (action && *action == ACTION_ACCELERATE)
 		return port;
 	return 0;
 }
+
+#if GATEWAY
+#include "tcp_gateway.bpf.h"
+#endif
 
 static __always_inline void establish(struct bpf_sock_ops *ctx)
 {
@@ -162,7 +172,7 @@ static __always_inline void establish(struct bpf_sock_ops *ctx)
 	struct settings *set;
 	struct bpf_sock *sk;
 	struct flow *flow;
-	__u32 index, port, zero = 0;
+	__u32 index, port, by_gateway = 0, zero = 0;
 	long err;
 
 	set = settings.lookup(&zero);
@@ -170,11 +180,17 @@ static __always_inline void establish(struct bpf_sock_ops *ctx)
 		return;
 	if (make_key(ctx, &key))
 		return;
-	port = enrolled_port(&key);
-	if (!port)
-		return;
 	sk = ctx->sk;
 	if (!sk)
+		return;
+	port = enrolled_port(&key);
+#if GATEWAY
+	if (!port) {
+		port = beyond_gateway(ctx, sk, &key);
+		by_gateway = 1;
+	}
+#endif
+	if (!port)
 		return;
 
 	if (free_flows.pop(&index)) {
@@ -197,7 +213,9 @@ static __always_inline void establish(struct bpf_sock_ops *ctx)
 	place.socket_address = (__u64)sk;
 	state->cookie = place.cookie;
 	state->flow_index = index;
+	state->gateway = 0;
 	flow->key = key;
+	flow->by_gateway = by_gateway;
 	mirror_key(&key, &flow->peer_key);
 	flow->established_ns = bpf_ktime_get_ns();
 	flow->socket_address = place.socket_address;
@@ -260,6 +278,12 @@ static __always_inline void leave(struct bpf_sock_ops *ctx)
 	state = socket_states.sk_storage_get(sk, 0, 0);
 	if (!state || !state->cookie)
 		return;
+#if GATEWAY
+	if (state->gateway) {
+		forget_gateway_end(state);
+		return;
+	}
+#endif
 	index = state->flow_index;
 	flow = flows.lookup(&index);
 	sums = totals.lookup(&zero);
@@ -305,8 +329,10 @@ static __always_inline int rule_holds(struct flow *flow)
 	__u32 port = flow->rule_port & 0xffff;
 	__u32 *action = tcp_rules.lookup(&port);
 
-	if (action && *action == ACTION_ACCELERATE)
+	if (action && *action == (flow->by_gateway ? ACTION_GATEWAY : ACTION_ACCELERATE))
 		return 1;
+	if (flow->by_gateway)
+		return 0;
 	port = enrolled_port(&flow->key);
 	if (!port)
 		return 0;
@@ -324,9 +350,14 @@ static __always_inline int find_peer(struct flow *flow)
 
 	if (flow->peer_cookie)
 		return 0;
+#if GATEWAY
+	if (flow->by_gateway && see_through(flow, &key))
+		return -1;
+#endif
 	place = ends.lookup(&key);
 	if (!place)
 		return -1;
+	flow->peer_key = key;
 	flow->peer_address = place->socket_address;
 	flow->peer_index = place->flow_index;
 	flow->peer_cookie = place->cookie;
@@ -415,6 +446,40 @@ static __always_inline int settle(struct flow *flow)
 	return 0;
 }
 
+#if GATEWAY
+/*
+ * True when something of this direction is still on its way through the gateway, or may be. Else
+ * all that this end wrote was read by the gateway and written to its other socket, which the far
+ * end acknowledged up to `written`, a sequence number of that connection. Nothing changes that
+ * while this end is locked: where the gateway has nothing to read, it has nothing to write.
+ */
+static __always_inline int gateway_holds(const struct flow *flow, __u32 *written)
+{
+	__u64 cookies[4] = {};
+	__u32 copied, received, sent, acknowledged;
+
+	if (READ_KERNEL(cookies[0], flow->near_address + OFFSET_COOKIE) ||
+	    READ_KERNEL(copied, flow->near_address + OFFSET_COPIED_SEQ) ||
+	    READ_KERNEL(received, flow->near_address + OFFSET_RCV_NXT) ||
+	    READ_KERNEL(cookies[1], flow->near_address + OFFSET_COOKIE) ||
+	    READ_KERNEL(cookies[2], flow->beyond_address + OFFSET_COOKIE) ||
+	    READ_KERNEL(sent, flow->beyond_address + OFFSET_WRITE_SEQ) ||
+	    READ_KERNEL(acknowledged, flow->beyond_address + OFFSET_SND_UNA) ||
+	    READ_KERNEL(cookies[3], flow->beyond_address + OFFSET_COOKIE))
+		return 1;
+	if (cookies[0] != flow->near_cookie || cookies[1] != flow->near_cookie ||
+	    cookies[2] != flow->beyond_cookie || cookies[3] != flow->beyond_cookie) {
+		count_event(EVENT_PEER_REUSED);
+		return 1;
+	}
+	if (copied != *written || received != *written || acknowledged != sent ||
+	    copied - flow->near_base != sent - flow->beyond_base)
+		return 1;
+	*written = sent;
+	return 0;
+}
+#endif
+
 /*
  * True when TCP holds nothing of this direction: all that was written is acknowledged, and the
  * receiver has read all that it acknowledged. Called under the sender's lock, after settle().
@@ -428,6 +493,10 @@ static __always_inline int tcp_is_empty(struct flow *flow)
 		return 0;
 	if (written != acknowledged)
 		return 0;
+#if GATEWAY
+	if (flow->by_gateway && gateway_holds(flow, &written))
+		return 0;
+#endif
 	if (look_at_peer(flow, &view))
 		return 0;
 	return view.received_sequence == written && view.copied_sequence == written &&
@@ -704,7 +773,10 @@ int msg_steer(struct sk_msg_md *msg)
 	if (!rule_holds(flow))
 		return pass(flow, PASS_WITHDRAWN, size);
 	if (find_peer(flow))
-		return pass(flow, PASS_NO_PEER, size);
+		return pass(flow,
+			    flow->by_gateway && !flow->near_cookie ? PASS_NOT_PAIRED
+								   : PASS_NO_PEER,
+			    size);
 #if KERNEL_VIEW
 	if (upper_protocol(flow))
 		return pass(flow, PASS_UPPER_PROTOCOL, size);
@@ -760,24 +832,6 @@ int msg_steer(struct sk_msg_md *msg)
 }
 
 /* sk_skb: pass ------------------------------------------------------------------------------- */
-
-/* Cut `overlap` bytes off the front; return what could not be cut. */
-static __always_inline __u32 cut_front(struct __sk_buff *skb, __u32 overlap)
-{
-	__u32 step;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < CUTS; i++) {
-		if (!overlap)
-			break;
-		step = overlap > LARGEST_CUT ? LARGEST_CUT : overlap;
-		if (bpf_skb_adjust_room(skb, -(__s32)step, BPF_ADJ_ROOM_NET, 0))
-			break;
-		overlap -= step;
-	}
-	return overlap;
-}
 
 /*
  * On kernels whose FIONREAD forgets data that came by TCP, a verdict program that passes makes

@@ -26,7 +26,8 @@ PROGRAMS = (ProgramSpec(ESTABLISH, ProgType.SOCK_OPS), ProgramSpec(STEER, ProgTy
             ProgramSpec(PASS, ProgType.SK_SKB))
 MAPS = ('sockets', 'socket_states', 'ends', 'flows', 'tcp_rules', 'totals', 'settings',
         'free_flows', 'arrivals')
-LAYOUT_VERSION = 2
+GATEWAY_MAPS = ('gateway_ends', 'gateway_keys', 'gateway_sockets')
+LAYOUT_VERSION = 3
 
 
 class TcpObjects:
@@ -39,14 +40,16 @@ class TcpObjects:
     """
 
     def __init__(self, settings, *, renewal='auto', bpffs_mount=True, kernel_view=True,
-                 pool=None):
+                 pool=None, gateway=False):
         """
         Load or adopt; raises BypassError and leaves nothing behind then.
 
         `kernel_view` False builds the programs as for a kernel that hides its queues. `pool`
-        are the definitions of a pool that redirected messages may be copied to.
+        are the definitions of a pool that redirected messages may be copied to. `gateway` has
+        the programs bring the ends beyond a proxy of ours together, see tcp/gateway.py.
         """
         self._pool = {'CAPTURE': 1, **pool} if pool else {'CAPTURE': 0}
+        self._gateway = gateway
         self._settings, self._kernel_view = settings, kernel_view
         self.enums = enumerations(bpf_source(HEADER))
         self.adopted, self.view_reason, self.program_renewal = False, '', False
@@ -129,7 +132,8 @@ class TcpObjects:
 
     def _definitions(self, renewal):
         """Return the definitions, the first choice first."""
-        base = {'MAX_FLOWS': 2 * self._settings.max_connections, **self._pool}
+        base = {'MAX_FLOWS': 2 * self._settings.max_connections,
+                'GATEWAY': int(self._gateway), **self._pool}
         blind = {**base, 'KERNEL_VIEW': 0, 'PROGRAM_RENEWAL': 0, 'WAKE': 1}
         if not self._kernel_view:
             self.view_reason = 'it was asked not to look'
@@ -150,8 +154,14 @@ class TcpObjects:
 
     def _load(self, renewal):
         choices = self._definitions(renewal)
+        if self._gateway:
+            choices = [choice for choice in choices if choice['KERNEL_VIEW']]
+            if not choices:
+                raise UnsupportedError('bring the ends of a gateway together', self.view_reason,
+                                       next_step='give CAP_PERFMON, use a kernel with BTF')
         for number, definitions in enumerate(choices):
-            maps = MAPS + (('wake',) if definitions['WAKE'] else ())
+            maps = MAPS + (('wake',) if definitions['WAKE'] else ()) + (
+                GATEWAY_MAPS if self._gateway else ())
             try:
                 self._object = load_object(bpf_source(SOURCE), definitions, PROGRAMS, maps)
             except (VerifierError, UnsupportedError) as error:

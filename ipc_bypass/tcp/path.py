@@ -12,6 +12,7 @@ from ipc_bypass.rules.table import resolve
 from ipc_bypass.tcp.conformance import Check, PassedDataFault, QueueViewFault
 from ipc_bypass.tcp.existing import OpenedBefore
 from ipc_bypass.tcp.flows import Reader, SUMS
+from ipc_bypass.tcp.gateway import GatewayPairs
 from ipc_bypass.tcp.held import collect_closed
 from ipc_bypass.tcp.memory import tcp_memory_room
 from ipc_bypass.tcp.objects import ESTABLISH, TcpObjects
@@ -33,13 +34,17 @@ class TcpPath:
     that is not selected why; `notes` what of the selected one is not at its best, and why.
     """
 
-    def __init__(self, settings, logger=None, *, kernel_view=True):
+    def __init__(self, settings, logger=None, *, kernel_view=True, gateway=False):
         """
         Remember the TcpSettings; nothing is touched before `configure`.
 
-        `kernel_view` False builds the programs as for a kernel that hides its queues.
+        `kernel_view` False builds the programs as for a kernel that hides its queues. With
+        `gateway` rules name the ports that a proxy of ours listens on, with the action 'gateway'
+        (the path is one between the ends beyond the proxy, which it pairs by `pairs`) or 'note'
+        (only the proxy's own sockets are noted).
         """
-        self.settings, self._kernel_view = settings, kernel_view
+        self.settings, self._kernel_view, self._gateway = settings, kernel_view, gateway
+        self.pairs = None
         #: Definitions of the pool that messages may be copied to; set before `configure`.
         self.pool, self._capture_ring = None, None
         self._log = logger or logging.getLogger('ipc_bypass.tcp')
@@ -139,9 +144,11 @@ class TcpPath:
     def _write_rules(self):
         if self._objects:
             actions = self._objects.enums['rule_action']
-            none, accelerate = actions['ACTION_NONE'], actions['ACTION_ACCELERATE']
-            self._objects.rules.write(
-                [accelerate if rule else none for rule in self._rules])
+            none = actions['ACTION_NONE']
+            by_name = {'accelerate': actions['ACTION_ACCELERATE'],
+                       'gateway': actions['ACTION_GATEWAY'], 'note': actions['ACTION_NOTE']}
+            self._objects.rules.write([by_name[rule.action] if rule else none
+                                       for rule in self._rules])
 
     def apply(self, settings):
         """Use other TcpSettings; those that the programs were built with need a configure."""
@@ -180,6 +187,30 @@ class TcpPath:
                 return dict.fromkeys(SUMS, 0)
             return {**self._reader.counters(),
                     'left_out_opened_before': len(self._opened_before.found)}
+
+    def clear_counters(self):
+        """Count from 0 again; nothing may be open."""
+        with self._lock:
+            self._objects.totals.clear(0)
+
+    def sent(self, index, established_ns=0):
+        """
+        Return what one end of a connection did, by its record's index, None where it is unknown.
+
+        :param established_ns: of the record when it was this connection's; 0: whatever it is now
+        :returns: (established_ns, time of its last send by time.monotonic(), bytes redirected);
+            also of an end that closed, until another connection has its record
+        """
+        with self._lock:
+            if not self._objects:
+                return None
+            view = self._objects.flows
+            now = view.get(index, 'established_ns')
+            if established_ns and now != established_ns:
+                return None
+            # Python's clock is the kernel's CLOCK_MONOTONIC.
+            return (now, view.get(index, 'last_send_ns') / 1e9,
+                    view.get(index, 'redirected_bytes'))
 
     def held(self):
         """
@@ -246,7 +277,9 @@ class TcpPath:
 
     def _load(self, renewal):
         self._objects = TcpObjects(self.settings, renewal=renewal, kernel_view=self._kernel_view,
-                                   pool=self.pool)
+                                   pool=self.pool, gateway=self._gateway)
+        if self._gateway:
+            self.pairs = GatewayPairs(self._objects)
         self._reader = Reader(self._objects, self._owners, self._rules_of_port)
         if 'wake' in self._objects.maps:
             self._ring = WakeRing(self._objects.maps['wake'])
@@ -342,7 +375,7 @@ class TcpPath:
     def _find_opened_before(self):
         """Look for connections that are older than their rule; it takes a while."""
         objects = self._objects
-        if objects and self._active and any(self._rules):
+        if objects and self._active and any(self._rules) and not self._gateway:
             self._opened_before.look(self._rules, lambda: self._entered(objects))
 
     def _entered(self, objects):
@@ -382,7 +415,7 @@ class TcpPath:
                 with contextlib.suppress(BypassError):
                     self._objects.remove_pins()
             self._unload()
-        self._objects = self._reader = self._ring = self._attachment = None
+        self._objects = self._reader = self._ring = self._attachment = self.pairs = None
 
 
 def _messages(budget_bytes):

@@ -46,12 +46,17 @@ def unread_bytes(fd, by_peek):
 
 
 class WakeRing:
-    """The consumer's side of a BPF ring buffer of u32 (uapi/linux/bpf.h, BPF_RINGBUF_*)."""
+    """The consumer's side of a BPF ring buffer of numbers (uapi/linux/bpf.h, BPF_RINGBUF_*)."""
 
     _BUSY, _DISCARD, _HEADER = 1 << 31, 1 << 30, 8
 
-    def __init__(self, loaded_map):
-        """Map the ring: one page that we write, one that the kernel writes, the data twice."""
+    def __init__(self, loaded_map, number='I'):
+        """
+        Map the ring: one page that we write, one that the kernel writes, the data twice.
+
+        `number` is the form of what is in it, as the module struct has it.
+        """
+        self._number = f'={number}'
         page, self._size = mmap.PAGESIZE, loaded_map.max_entries
         self.fd = loaded_map.fd
         self._ours = mmap.mmap(self.fd, page, mmap.MAP_SHARED,
@@ -70,7 +75,8 @@ class WakeRing:
             if length & self._BUSY:
                 break
             if not length & self._DISCARD:
-                found.add(struct.unpack_from('=I', self._theirs, start + self._HEADER)[0])
+                found.add(struct.unpack_from(self._number, self._theirs,
+                                             start + self._HEADER)[0])
             length &= ~self._DISCARD
             place += (length + self._HEADER + 7) // 8 * 8
             self._consumed[0] = place
