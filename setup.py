@@ -77,6 +77,7 @@ setup(
         'console_scripts': [
             'bypass_node = ipc_bypass.nodes.bypass_node:main',
             'ipc-bypass = ipc_bypass.cli.main:main',
+            'sockmap_helper = ipc_bypass.nodes.sockmap_helper:main',
             'tun_bridge = ipc_bypass.nodes.tun_bridge:main',
             'xdp_helper = ipc_bypass.nodes.xdp_helper:main',
         ],

@@ -7,6 +7,7 @@ import importlib
 
 #: name on the command line -> module with SUMMARY, add_arguments(parser) and run(args).
 BENCHES = {'dds': 'ipc_bypass.bench.dds_command',
+           'proxy': 'ipc_bypass.bench.proxy_command',
            'small-writes': 'ipc_bypass.bench.small_writes',
            'udp': 'ipc_bypass.bench.udp_command',
            'xdp': 'ipc_bypass.bench.xdp_command'}

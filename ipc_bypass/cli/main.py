@@ -17,6 +17,7 @@ _COMMANDS = {
     'status': 'show paths, rules, flows and the reasons',
     'record': 'write captured datagrams to a pcapng file, for Wireshark',
     'tap': 'print captured datagrams as they come',
+    'proxy': 'TCP forwards, spliced in the kernel where it can be',
     'xdp': 'root arrays of XDP programs: status, slots, filter rules, AF_XDP',
     'bench': 'measure what the paths give, here and now',
     'demo': 'show real DDS traffic between two namespaces before and after',
@@ -25,6 +26,7 @@ _NEXT_STEPS = {
     'rclpy': 'source ROS 2: . /opt/ros/<distribution>/setup.sh or . scripts/activate',
     'ipc_bypass_interfaces': 'build the interfaces: scripts/setup, then . scripts/activate',
     'rich': 'apt-get install python3-rich',
+    'prometheus_client': 'apt-get install python3-prometheus-client',
     'numpy': 'apt-get install python3-numpy',
     'pyroute2': 'apt-get install python3-pyroute2',
 }

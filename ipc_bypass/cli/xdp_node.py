@@ -1,12 +1,10 @@
 """The sub-commands of `ipc-bypass xdp` that a running node answers."""
 
 import json
-import os
-import time
 
-from ipc_bypass.cli.status import NodeError, plain
+from ipc_bypass.cli import asking
+from ipc_bypass.cli.status import plain
 from ipc_bypass.cli.xdp_table import fast_path_text, rules_text
-from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.xdp.filter.status import FilterStatus, RuleStatus
 from ipc_bypass_interfaces.srv import (
     XdpAddRule,
@@ -18,10 +16,6 @@ from ipc_bypass_interfaces.srv import (
     XdpRemoveRule,
     XdpUnloadSlot,
 )
-import rclpy
-from rclpy.signals import SignalHandlerOptions
-
-_SPIN_SECONDS = 0.2
 
 
 def attach(args):
@@ -110,51 +104,6 @@ def _setting(line):
 
 
 def ask(args, service, name, **request):
-    """
-    Call a service of the node and return its answer.
-
-    Raises NodeError where nobody answers, and BypassError with the node's words on a refusal.
-    """
-    node_name = '/' + args.node.strip('/')
-    rclpy.init(args=['ipc-bypass'], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = rclpy.create_node(f'ipc_bypass_xdp_{os.getpid()}', enable_rosout=False,
-                                 start_parameter_services=False)
-        client = node.create_client(service, f'{node_name}/{name}')
-        deadline = time.monotonic() + args.timeout
-        if not client.wait_for_service(args.timeout):
-            raise _nobody(node_name, args.timeout)
-        # DDS loses the answer of a node that has not discovered this client's reader yet. The
-        # node knows a client by its reader and its writer; asking twice would do it twice.
-        _settle(node, node_name, deadline)
-        answer = client.call_async(service.Request(**request))
-        while not answer.done() and time.monotonic() < deadline:
-            rclpy.spin_once(node, timeout_sec=_SPIN_SECONDS)
-        if not answer.done():
-            raise _nobody(node_name, args.timeout)
-        result = answer.result()
-        if result.error_code:
-            raise BypassError(f'{node_name} refuses', result.error_msg)
-        return result
-    finally:
-        rclpy.try_shutdown()
-
-
-def _settle(node, node_name, deadline):
-    """Ask what changes nothing until an answer comes: from then on answers find their way."""
-    client = node.create_client(XdpListRules, f'{node_name}/list_rules')
-    while time.monotonic() < deadline:
-        answer = client.call_async(XdpListRules.Request())
-        until = min(deadline, time.monotonic() + 1.0)
-        while not answer.done() and time.monotonic() < until:
-            rclpy.spin_once(node, timeout_sec=_SPIN_SECONDS)
-        if answer.done():
-            return
-
-
-def _nobody(node_name, timeout):
-    return NodeError(
-        f'ask node {node_name}', f'no answer within {timeout:g} s in ROS domain '
-        f"{os.environ.get('ROS_DOMAIN_ID') or 0}",
-        next_step='start it with `ros2 launch ipc_bypass xdp_helper.launch.py`, or name another '
-        'one with --node')
+    """Call a service of the node and return its answer; see asking.ask."""
+    return asking.ask(args, service, name, harmless=(XdpListRules, 'list_rules'),
+                      launch_file='xdp_helper.launch.py', **request)

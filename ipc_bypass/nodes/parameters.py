@@ -176,12 +176,14 @@ def declare(node, specs=SPECS):
     command line or a parameter file gives a value of the wrong type or out of its range.
     """
     for spec in specs:
-        # A list is declared by its type: rclpy takes [] for a list of bytes, and the command
-        # line and YAML give [] as a parameter without a value.
-        default = spec.value_type if isinstance(spec.default, list) else spec.default
+        # An empty list is declared by its type: rclpy takes [] for a list of bytes, and the
+        # command line and YAML give [] as a parameter without a value, whatever its default.
+        is_list = isinstance(spec.default, list)
+        default = spec.value_type if spec.default == [] else spec.default
         node.declare_parameter(spec.name, default, spec.descriptor())
         if node.get_parameter_or(spec.name).type_ == Parameter.Type.NOT_SET:
-            node.set_parameters([Parameter(spec.name, spec.value_type, spec.default)])
+            node.set_parameters([Parameter(spec.name, spec.value_type,
+                                           [] if is_list else spec.default)])
 
 
 def read(node, specs=SPECS):

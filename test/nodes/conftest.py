@@ -13,9 +13,11 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 from ipc_bypass.kernel.cgroup import find_cgroup2  # noqa: E402
 from node_tools import Client, inside, NodeProcess  # noqa: E402
 import pytest  # noqa: E402
+from sockmap_tools import SockmapProcess  # noqa: E402
 from support.capability import need_capabilities  # noqa: E402
 from support.leaks import PIN_PREFIX  # noqa: E402
 from support.ports import PortBlock  # noqa: E402
+from support.streams import echoing  # noqa: E402
 from support.waiting import wait_until  # noqa: E402
 
 _numbers = itertools.count()
@@ -91,3 +93,19 @@ def start(client, cgroup, pin_directory, tmp_path):
     yield started
     for node in nodes:
         node.__exit__()
+
+
+@pytest.fixture
+def start_sockmap(client, tmp_path):
+    """Return a function that starts sockmap_helper with parameters; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **parameters: stack.enter_context(
+            SockmapProcess(client, tmp_path, **parameters))
+
+
+@pytest.fixture
+def forward(ports):
+    """Yield (port, text) of a forward to a backend that echoes."""
+    port = next(ports)
+    with echoing() as backend:
+        yield port, f'127.0.0.1:{port} -> 127.0.0.1:{backend}'

@@ -228,6 +228,49 @@ class NodeProcess:
         return self.process.wait(PATIENCE)
 
 
+class HelperProcess(NodeProcess):
+    """A node with services of its own: `services` are their types by name."""
+
+    services = {}
+
+    def __init__(self, client, folder, name, parameters, **how):
+        """Start it; `name` is the node's, `how` what NodeProcess takes."""
+        super().__init__(client, folder, parameters, **how)
+        self.name = f"{self.name.rpartition('/')[0]}/{name}"
+
+    def call(self, service, name, **request):
+        """Call one of its services."""
+        if not self._met:
+            # Before `meet` waits for the answer of the last client that was made.
+            for service_name, kind in self.services.items():
+                self.client._client(kind, f'{self.name}/{service_name}')
+        return super().call(service, name, **request)
+
+    def change(self, label):
+        """
+        Ask for a transition by its label; return whether it succeeded.
+
+        configure compiles, which takes a busy machine its time.
+        """
+        self.state()  # so that the node and the client have met
+        answer = self.client._client(ChangeState, f'{self.name}/change_state').call_async(
+            ChangeState.Request(transition=Transition(label=label)))
+        self.client.spin_until(answer.done, f'{label} is done', 4 * PATIENCE)
+        return answer.result().success
+
+    def ask(self, name, **request):
+        """Call one of its own services by its name."""
+        return self.call(self.services[name], name, **request)
+
+    def code(self, name, /, **request):
+        """Call one of them and return the name of its error code; the message is one line."""
+        answer, response = self.ask(name, **request), self.services[name].Response
+        assert '\n' not in answer.error_msg
+        assert bool(answer.error_code) == bool(answer.error_msg)
+        return next(label for label in dir(response)
+                    if label.isupper() and getattr(response, label) == answer.error_code)
+
+
 class LocalNode:
     """A BypassNode in the test's own process, for faults that only code can make."""
 

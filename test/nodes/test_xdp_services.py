@@ -75,16 +75,6 @@ def near0(room):
         return find('near0')
 
 
-def code(node, name, /, **request):
-    """Call a service and return the name of its error code; the message is one line."""
-    answer = node.ask(name, **request)
-    response = SERVICES[name].Response
-    assert '\n' not in answer.error_msg
-    assert bool(answer.error_code) == bool(answer.error_msg)
-    return next(label for label in dir(response)
-                if label.isupper() and getattr(response, label) == answer.error_code)
-
-
 def command(room, node, *words):
     """Run `ipc-bypass xdp`, where pins are read in the node's namespace; return what it prints."""
     before, after = (inside_namespace(room[0]), ()) if '--pin-directory' in words else (
@@ -97,19 +87,19 @@ def command(room, node, *words):
 
 
 def test_attach_and_detach(room, node):
-    assert code(node, 'attach', interface='near0') == 'ALREADY_ATTACHED'
-    assert code(node, 'attach', interface='no_such') == 'NO_INTERFACE'
-    assert code(node, 'attach', interface='near0', mode='fast') == 'INVALID_ARGUMENT'
-    assert code(node, 'detach', interface='a b') == 'INVALID_ARGUMENT'
+    assert node.code('attach', interface='near0') == 'ALREADY_ATTACHED'
+    assert node.code('attach', interface='no_such') == 'NO_INTERFACE'
+    assert node.code('attach', interface='near0', mode='fast') == 'INVALID_ARGUMENT'
+    assert node.code('detach', interface='a b') == 'INVALID_ARGUMENT'
     answer = node.ask('detach', interface='near*')
     assert [(each.name, each.attached) for each in answer.interfaces] == [('near0', False)]
     assert near0(room).xdp_program_id == 0
-    assert code(node, 'detach', interface='near0') == 'NOT_ATTACHED'
-    assert code(node, 'attach', interface='near0', mode='offload') == 'REFUSED'
+    assert node.code('detach', interface='near0') == 'NOT_ATTACHED'
+    assert node.code('attach', interface='near0', mode='offload') == 'REFUSED'
     answer = node.ask('attach', interface='near0', mode='generic')
     assert (answer.error_msg, answer.interfaces[0].mode) == ('', 'generic')
-    assert code(node, 'detach', interface='near0') == 'SUCCESS'
-    assert code(node, 'attach', interface='near0') == 'SUCCESS'
+    assert node.code('detach', interface='near0') == 'SUCCESS'
+    assert node.code('attach', interface='near0') == 'SUCCESS'
     assert near0(room).xdp_mode == 'native'
 
 
@@ -128,7 +118,7 @@ def test_slots(room, node, slot_folder, tmp_path):
             ({'slot': 0, 'program': f'{slot_folder}/link.bpf.c:drop_4244'}, 'NOT_ALLOWED'),
             ({'slot': 0, 'program': f'{slot_folder}/../own.bpf.c:drop_4244'}, 'NOT_ALLOWED'),
             ({'slot': 0, 'program': '/sys/fs/bpf/somebodys'}, 'NOT_ALLOWED')):
-        assert code(node, 'load_slot', **request) == expected, request
+        assert node.code('load_slot', **request) == expected, request
     answer = node.ask('load_slot', slot=6, program=f'{source}:drop_4244', interface='near0')
     assert (answer.error_msg, len(answer.program_ids)) == ('', 1)
     send(room[1], 3, 4244)
@@ -136,10 +126,10 @@ def test_slots(room, node, slot_folder, tmp_path):
     slot = node.look()['near0'].slots[6]
     assert (slot.kind, slot.name, slot.program_id) == ('own', 'drop_4244', answer.program_ids[0])
     source.write_text(SOURCE.replace('4244 ?', 'nonsense ?'))
-    assert code(node, 'load_slot', slot=6, program=f'{source}:drop_4244') == 'REFUSED'
+    assert node.code('load_slot', slot=6, program=f'{source}:drop_4244') == 'REFUSED'
     assert node.look()['near0'].slots[6].program_id == answer.program_ids[0]
     assert command(room, node, 'unload', '6') == 'slot 6: empty\n'
-    assert code(node, 'unload_slot', slot=6) == 'EMPTY'
+    assert node.code('unload_slot', slot=6) == 'EMPTY'
 
 
 def test_rules(room, node):
@@ -147,7 +137,7 @@ def test_rules(room, node):
     added = node.ask('add_rule', rule='deny udp dport 4243')
     assert added.error_msg == ''
     for rule, expected in (('deny udp dport 4243', 'ALREADY_THERE'), ('nonsense', 'INVALID_RULE')):
-        assert code(node, 'add_rule', rule=rule) == expected
+        assert node.code('add_rule', rule=rule) == expected
     assert node.ask('add_rule', rule='deny udp dport 4243').rule_id == added.rule_id
     for port, number in ((4242, 2), (4243, 3), (4245, 4)):
         send(room[1], number, port)
@@ -169,8 +159,8 @@ def test_rules(room, node):
     status = xdp_node.filters(SimpleNamespace(node=node.name, timeout=PATIENCE))['near0']
     assert 'deny udp dport 4243' in [rule.rule for rule in status.rules]
     assert (status.engine, status.outcomes['ip_drop_count']) == ('xdp', 5)
-    assert code(node, 'remove_rule', rule='deny udp dport 1') == 'NOT_THERE'
-    assert code(node, 'remove_rule', rule_id=added.rule_id) == 'SUCCESS'
+    assert node.code('remove_rule', rule='deny udp dport 1') == 'NOT_THERE'
+    assert node.code('remove_rule', rule_id=added.rule_id) == 'SUCCESS'
     assert command(room, node, 'rules', 'add', 'deny', 'udp', 'dport', '4243').startswith('rule ')
     assert 'deny udp dport 4243' in command(room, node, 'rules', 'list')
     assert command(room, node, 'rules', 'remove', 'deny udp dport 4243').endswith(' is gone\n')

@@ -16,11 +16,8 @@ from ipc_bypass_interfaces.srv import (
     XdpRemoveRule,
     XdpUnloadSlot,
 )
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from node_tools import NodeProcess
+from node_tools import HelperProcess
 from support.leaks import PIN_PREFIX
-from support.waiting import PATIENCE
 from support.xdp import veth_lab
 
 HERE = Path(__file__).resolve().parent
@@ -30,46 +27,24 @@ SERVICES = {'attach': XdpAttach, 'detach': XdpDetach, 'load_slot': XdpLoadSlot,
             'list_rules': XdpListRules, 'get_status': XdpGetStatus}
 
 
-class XdpProcess(NodeProcess):
+class XdpProcess(HelperProcess):
     """The node as a process that serves the namespace `space` (None: ours), without any slot."""
+
+    services = SERVICES
 
     def __init__(self, client, folder, space, pins, *, before=(), **parameters):
         """Start it; `before` are words before the command, as those of setpriv."""
         super().__init__(
-            client, folder, {'pin_directory': pins, 'slots': [''] * 8, **parameters},
+            client, folder, 'xdp_helper',
+            {'pin_directory': pins, 'slots': [''] * 8, **parameters},
             command=('xdp_node_process', f'/run/netns/{space.name}') if space
             else ('ipc_bypass.nodes.xdp_helper',), prefix=before,
             environment={'PYTHONPATH': os.pathsep.join(
                 [str(HERE), *filter(None, [os.environ.get('PYTHONPATH')])])})
-        self.name = f"{self.name.rpartition('/')[0]}/xdp_helper"
 
     def status(self):
         """Return the list that its ~/status are added to."""
         return self.client.listen(XdpStatus, f'{self.name}/status', LATCHED)
-
-    def call(self, service, name, **request):
-        """Call one of its services."""
-        if not self._met:
-            # Before `meet` waits for the answer of the last client that was made.
-            for service_name, kind in SERVICES.items():
-                self.client._client(kind, f'{self.name}/{service_name}')
-        return super().call(service, name, **request)
-
-    def change(self, label):
-        """
-        Ask for a transition by its label; return whether it succeeded.
-
-        configure compiles each slot's program, which takes a busy machine its time.
-        """
-        self.state()  # so that the node and the client have met
-        answer = self.client._client(ChangeState, f'{self.name}/change_state').call_async(
-            ChangeState.Request(transition=Transition(label=label)))
-        self.client.spin_until(answer.done, f'{label} is done', 4 * PATIENCE)
-        return answer.result().success
-
-    def ask(self, name, **request):
-        """Call one of SERVICES by its name."""
-        return self.call(SERVICES[name], name, **request)
 
     def look(self):
         """Return {interface's name: XdpInterface} as they are now."""
