@@ -10,7 +10,9 @@ from ipc_bypass.bench.rows import gain, Row, value_of
 import matplotlib
 from matplotlib import pyplot
 
-_COLOURS = ('#8c8c8c', '#4c78a8', '#e45756', '#54a24b', '#b279a2')
+_COLOURS = ('#8c8c8c', '#4c78a8', '#e45756', '#54a24b', '#b279a2', '#eeca3b')
+#: More bars than these in a group have no room for figures that lie.
+_FEW = 4
 
 
 def write_chart(path: Path, title: str, rows: Sequence[Row], paths: Sequence[str],
@@ -51,9 +53,11 @@ def _draw(panel, scenario: str, rows: Sequence[Row], paths: Sequence[str]) -> No
                 places.append(place + (number - (len(paths) - 1) / 2) * width)
                 heights.append(gain(metric, value, baseline))
                 labels.append(figure(value))
-        bars = panel.bar(places, heights, width, label=path,
+        # What has no bars here has no line in the legend.
+        bars = panel.bar(places, heights, width, label=path if places else '_',
                          color=_COLOURS[number % len(_COLOURS)])
-        panel.bar_label(bars, labels, fontsize=7, padding=2)
+        panel.bar_label(bars, labels, fontsize=7, padding=2,
+                        rotation=90 if len(paths) > _FEW else 0)
     panel.axhline(1, color='black', linewidth=0.8)
     panel.set_title(scenario)
     panel.set_ylabel(f'times better than {paths[0]}')
@@ -62,5 +66,6 @@ def _draw(panel, scenario: str, rows: Sequence[Row], paths: Sequence[str]) -> No
         for workload, size, metric in groups], fontsize=8)
     panel.grid(axis='y', alpha=0.3)
     panel.set_axisbelow(True)
-    panel.margins(y=0.1)
-    panel.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
+    panel.margins(y=0.2 if len(paths) > _FEW else 0.1)
+    if groups:
+        panel.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))

@@ -19,7 +19,8 @@ from ipc_bypass.kernel.errors import BypassError
 
 PREFIX = 'ipcb-'
 # RFC 2544, section C.2.2: set aside for benches, so no route of the host leads there.
-SUBNET = '198.18.0'
+ROUTED = '198.18'
+SUBNET = f'{ROUTED}.0'
 
 _NAMED = Path('/run/netns')
 _NAME = re.compile(re.escape(PREFIX) + r'(\d+)-(\d+)-\w+')
@@ -75,6 +76,18 @@ class Namespace:
         return ['setpriv', '--pdeathsig', 'KILL', '--', 'nsenter', '--net', '--mount',
                 '--target', str(self.holder_pid), '--', *argv]
 
+    def outside_command(self, *argv: str) -> list[str]:
+        """Return the same for a program that has this host's mounts: the network alone."""
+        return ['setpriv', '--pdeathsig', 'KILL', '--', 'nsenter', f'--net={_NAMED / self.name}',
+                '--', *argv]
+
+    def set_network(self, name: str, value: str) -> None:
+        """Set what a file of /proc/sys/net says for this namespace; raises NamespaceError."""
+        done = subprocess.run(self.command('sh', '-c', 'echo "$1" > "/proc/sys/net/$0"', name,
+                                           value), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NamespaceError(f'set {name} in {self.name}', done.stderr)
+
     def _hold(self) -> None:
         """Mount /dev/shm in a new mount namespace and keep that alive."""
         # `ip netns exec` makes a mount namespace whose mounts do not reach the host. The end of
@@ -121,6 +134,42 @@ class Containers:
                 containers.append(container)
             self._stack = stack.pop_all()
         return containers[0], containers[1]
+
+    def __exit__(self, *exception) -> None:
+        self._stack.__exit__(*exception)
+
+
+class Routed:
+    """
+    Two namespaces that reach each other by way of a third, which routes.
+
+    A context manager that gives them: one end, the third, the other end. The ends are 198.18.0.1
+    and 198.18.1.1, and the third is 198.18.0.2 to the first one.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> tuple[Namespace, Namespace, Namespace]:
+        with ExitStack() as stack:
+            router = stack.enter_context(Namespace('router'))
+            router.set_network('ipv4/ip_forward', '1')
+            ends = []
+            for number, role in enumerate(('a', 'b')):
+                end = stack.enter_context(Namespace(role))
+                subnet, port = f'{ROUTED}.{number}', f'port{number}'
+                _ip('-n', router.name, 'link', 'add', port, 'type', 'veth',
+                    'peer', 'name', 'eth0', 'netns', end.name)
+                for namespace, name, address in ((router, port, f'{subnet}.2'),
+                                                 (end, 'eth0', f'{subnet}.1')):
+                    _ip('-n', namespace.name, 'addr', 'add', f'{address}/24', 'dev', name)
+                    _ip('-n', namespace.name, 'link', 'set', name, 'up')
+                _ip('-n', end.name, 'route', 'add', 'default', 'via', f'{subnet}.2')
+                end.address = f'{subnet}.1'
+                ends.append(end)
+            router.address = f'{ROUTED}.0.2'
+            self._stack = stack.pop_all()
+        return ends[0], router, ends[1]
 
     def __exit__(self, *exception) -> None:
         self._stack.__exit__(*exception)

@@ -9,12 +9,16 @@ from ipc_bypass.kernel.errors import BypassError
 _LISTEN = '0A'  # state of /proc/net/tcp
 
 
-def wait_for_listener(port: int, timeout: float = 5.0) -> None:
-    """Return once a TCP socket of this network namespace listens; raises BypassError."""
+def wait_for_listener(port: int, timeout: float = 5.0, process: int | str = 'self') -> None:
+    """
+    Return once a TCP socket listens; raises BypassError.
+
+    :param process: id of one that lives in the network namespace that is meant
+    """
     wanted, deadline = f':{port:04X}', time.monotonic() + timeout
     while time.monotonic() < deadline:
-        for name in ('/proc/net/tcp', '/proc/net/tcp6'):
-            with open(name) as stream:
+        for name in ('tcp', 'tcp6'):
+            with open(f'/proc/{process}/net/{name}') as stream:
                 for line in stream:
                     words = line.split()
                     if words[1].endswith(wanted) and words[3] == _LISTEN:

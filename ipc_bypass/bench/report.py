@@ -8,7 +8,8 @@ from ipc_bypass.bench.rows import gain, Outcome, outcomes, Row, Target, value_of
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-_UNITS = {'_us': 'µs', '_per_s': '/s'}
+_UNITS = {'_us': 'µs', '_per_s': '/s', '_per_second': '/s', '_per_request': '/request',
+          '_per_gigabyte': '/GB', '_per_megabyte': '/MB'}
 
 
 def table(title: str, rows: Sequence[Row], paths: Sequence[str],
@@ -82,9 +83,11 @@ def _keys(rows: Sequence[Row]) -> list[tuple[str, str, int, str]]:
 
 
 def figure(value: float | None) -> str:
-    """Return a value with three digits at least, '-' for None."""
+    """Return a value with two digits at least, '-' for None."""
     if value is None:
         return '-'
+    if 0 < value < 1:
+        return f'{value:.2f}'
     return f'{value:,.0f}' if value >= 100 else f'{value:.1f}'
 
 

@@ -100,9 +100,14 @@ def value_of(rows: Iterable[Row], path: str, scenario: str, workload: str, size:
     return None
 
 
+def less_is_better(metric: str) -> bool:
+    """Return whether a metric is a time or a cost."""
+    return metric.endswith('_us') or metric.startswith(('cpu_', 'switches_'))
+
+
 def gain(metric: str, value: float, baseline: float) -> float:
-    """Return how many times better `value` is: shorter for a time, more for anything else."""
-    better, worse = (baseline, value) if metric.endswith('_us') else (value, baseline)
+    """Return how many times better `value` is: less of a time or a cost, more of all else."""
+    better, worse = (baseline, value) if less_is_better(metric) else (value, baseline)
     return better / worse if worse else float('inf')
 
 

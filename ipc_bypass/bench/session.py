@@ -69,10 +69,10 @@ def need(name: str, *, package: str, program: bool = False) -> None:
                                next_step=f'apt-get install {package}')
 
 
-def console() -> Console:
+def console(width: int = 106) -> Console:
     """Return the standard output; a file gets lines that are wide enough for a table."""
     # The terminal's width is rich's to find out.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 106)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 class Reporter:

@@ -48,6 +48,25 @@ def test_containers_reach_each_other_and_share_nothing(privileged):
         assert in_place(first, 'cat', '/proc/self/cgroup') == Path('/proc/self/cgroup').read_text()
 
 
+def test_ends_reach_each_other_by_way_of_the_router(privileged, ours):
+    with containers.Routed() as (first, router, second):
+        assert len(ours(os.getpid())) == 3
+        assert (first.address, router.address, second.address) == (
+            '198.18.0.1', '198.18.0.2', '198.18.1.1')
+        assert in_place(router, 'cat', '/proc/sys/net/ipv4/ip_forward') == '1\n'
+        server = subprocess.Popen(
+            second.outside_command(sys.executable, '-c', (
+                'import socket; s = socket.create_server(("198.18.1.1", 5000)); print(flush=True);'
+                'print(s.accept()[1][0])')), stdout=subprocess.PIPE, text=True)
+        server.stdout.readline()
+        in_place(first, sys.executable, '-c',
+                 'import socket; socket.create_connection(("198.18.1.1", 5000), 5)')
+        assert server.communicate(timeout=5)[0] == '198.18.0.1\n'
+        with pytest.raises(NamespaceError, match='set ipv4/nothing'):
+            router.set_network('ipv4/nothing', '1')
+    assert ours(os.getpid()) == []
+
+
 def test_nothing_is_left_after_an_exception(privileged, ours):
     mounts = Path('/proc/self/mountinfo').read_text()
     with pytest.raises(ValueError, match='mine'):
