@@ -54,6 +54,7 @@ class Connection:
         self.begun = self.connected = self.active = time.monotonic()
         self.kernel = None  # a sk_skb.Proxied once the kernel moves the bytes
         self.joined = None  # a shortcut.Joined once the far ends may be brought together
+        self.known = 0, 0  # what moved() said when it was last asked for a report
         self.paired, self.decided = False, False
         self.own_bytes = 0  # written to the backend before all others: the PROXY header
         self.onward: Direction | None = None
@@ -61,8 +62,13 @@ class Connection:
         self._backends = list(listener.backends)
         self.error = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         self._masks: dict[int, int] = {}
-        self.watch(self.near, _RDHUP)
-        self._connect()
+        try:
+            self.watch(self.near, _RDHUP)
+            self._connect()
+        except OSError as error:  # no room for one more in epoll
+            self.error = error
+            self.engine.connect_failed(self, 'other', error)
+            self.finish('connect_error', abort=True)
 
     # While it is being connected --------------------------------------------------------------
 
@@ -204,7 +210,7 @@ class Connection:
     def look(self) -> bool:
         """Go on with what waits for the kernel's worker; return whether there is nothing more."""
         try:
-            return self.kernel.look()
+            return bool(self.end) or self.kernel.look()
         except OSError as error:
             self.fail(error)
             return True

@@ -166,7 +166,6 @@ class Engine:
                 for connection in list(listener.connections):
                     connection.finish('closed_by_node')
             self._retire(listener)
-            self.note_ports()
             return listener.forward
 
     def change(self, fd: int, mask: int) -> None:
@@ -309,9 +308,9 @@ class Engine:
             function(*arguments)
         except Exception as error:
             self._tell(f'a fault in ipc_bypass: {type(error).__name__}: {error}')
-            for argument in arguments:
-                if isinstance(argument, Connection):
-                    argument.finish('reset', abort=True)
+            for each in (getattr(function, '__self__', None), *arguments):
+                if isinstance(each, Connection):
+                    each.finish('reset', abort=True)
 
     def _look(self, connection: Connection) -> None:
         if connection.kernel is None:
@@ -389,5 +388,5 @@ class Engine:
 
     def _retire(self, listener: Listener) -> None:
         """Forget a forward that was removed, once its last connection has ended."""
-        if not listener.connections:
-            self._listeners.pop(listener.id, None)
+        if not listener.connections and self._listeners.pop(listener.id, None):
+            self.note_ports()

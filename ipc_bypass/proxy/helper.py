@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+import random
 import time
 
 from ipc_bypass.kernel.errors import BypassError
@@ -19,6 +20,8 @@ from ipc_bypass.proxy.trial import try_out
 from ipc_bypass.tcp.gateway import cookie_of
 from ipc_bypass.xdp.managed import raise_open_files
 
+#: Connections of a forward whose bytes are counted anew for one report.
+_LOOKED_AT = 1000
 KERNEL_PATHS = ('auto', 'never', 'required')
 
 
@@ -232,11 +235,15 @@ def _release(ways: Ways) -> None:
 
 def _forward_status(listener) -> ForwardStatus:
     opened, counters = Counter(), Counter(listener.counters)
-    for connection in listener.connections:
+    connections = list(listener.connections)
+    # Nothing moves meanwhile: of very many, some are looked at each time.
+    for connection in connections if len(connections) <= _LOOKED_AT else random.sample(
+            connections, _LOOKED_AT):
+        connection.known = connection.moved()
+    for connection in connections:
         opened[connection.path] += 1
-        onward, back = connection.moved()
-        counters['bytes_onward'] += onward
-        counters['bytes_back'] += back
+        counters['bytes_onward'] += connection.known[0]
+        counters['bytes_back'] += connection.known[1]
     return ForwardStatus(
         listener.id, listener.forward, listener.origin, listener.listening, listener.retired,
         listener.health, listener.health_reason, listener.health_since,

@@ -69,7 +69,7 @@ class Listener:
             self.socket = listen(self.forward.listen)
 
     def heard(self, error: OSError | None, reason: str = '') -> bool:
-        """Note that the backend accepted, or why it did not; return whether that is news."""
+        """Note that the backend accepted, or why it did not; return whether that is to be told."""
         before = self.health
         self.tried = time.monotonic()
         if error is None:
@@ -79,7 +79,7 @@ class Listener:
             self.health_reason = f'{reason}: {error.strerror or error}'
         if self.health != before:
             self.health_since = time.time()
-        return self.health != before
+        return self.health != before and (before, self.health) != ('unknown', 'up')
 
 
 def listen(endpoint: Endpoint) -> socket.socket:

@@ -58,6 +58,12 @@ def _unpack(package, target):
         whole = Path(folder, 'whole')
         for archive in sorted(Path(folder).glob('*.deb')):
             _run('dpkg-deb', '-x', archive, whole)
+        for link in list(whole.rglob('*')):  # redis-server is a name for a file of another package
+            elsewhere = link.is_symlink() and not link.exists() and shutil.which(
+                Path(os.readlink(link)).name)
+            if elsewhere:
+                link.unlink()
+                link.symlink_to(elsewhere)
         try:
             whole.rename(target)
         except OSError:
