@@ -60,6 +60,7 @@ class Choice:
         not be taken for a far end, as splice(2) does not work on those.
         """
         if self.ways.shortcut is None:
+            self._noted = {}
             return
         ports: dict[int, bool] = {}
         for listener in listeners:

@@ -105,7 +105,8 @@ def test_by_rule(engine, forward, path, taken, reason):
 
 def test_nothing_of_the_kernel(ports):
     """Without any way of the kernel's, the process moves all, and says why."""
-    engine = Engine(Ways(), health_interval_s=0.0)
+    told = []
+    engine = Engine(Ways(), told.append, health_interval_s=0.0)
     try:
         engine.start()
         with listening() as backend:
@@ -117,6 +118,7 @@ def test_nothing_of_the_kernel(ports):
                 assert paths(engine) == {
                     ('splice', 'shortcut_unavailable, sk_skb_unavailable')}
         assert engine.fallbacks == {'shortcut_unavailable': 1, 'sk_skb_unavailable': 1}
+        assert not told
     finally:
         engine.close()
 
