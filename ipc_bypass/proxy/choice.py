@@ -16,8 +16,11 @@ import time
 
 from ipc_bypass.proxy.listener import Listener
 
-#: Seconds that the backend's end has to show up on this host: its last segment is on its way.
-_SHOWS_UP = 0.02
+#: Seconds in which the backend's end shows up on this host: its last segment is on its way. Where
+#: a backend's queue is full, that may be sent again, so that it may be later, too.
+_SHOWS_UP, _AT_LAST = 0.02, 1.5
+#: Connections, one after the other, whose backend's end did not show up: then it is elsewhere.
+_MISSES = 8
 #: Seconds after which a backend that is elsewhere may be here.
 _ELSEWHERE = 60.0
 
@@ -110,19 +113,19 @@ class Choice:
                 connection.paired = False
 
     def choose(self, connection) -> bool:
-        """Choose now; return False where that has to be done again soon."""
-        if connection.end:
+        """Choose now, if it is not decided; return False where to do so again soon."""
+        if connection.end or connection.decided:
             return True
-        if not connection.reason:
-            connection.reason = self._without_shortcut(connection)
-            if connection.reason is None:
-                connection.reason = ''
-                return False
-            if not connection.reason:
-                connection.path, connection.decided = 'shortcut', True
-                return True
-            self._fallbacks[connection.reason] += 1
+        reason = self._without_shortcut(connection)
+        if reason is None:
+            # Soon again, and later whenever something happens.
+            return time.monotonic() - connection.connected > _SHOWS_UP
         connection.decided = True
+        if not reason:
+            connection.path = 'shortcut'
+            return True
+        connection.reason = reason
+        self._fallbacks[reason] += 1
         reason = self._without_sk_skb(connection)
         if reason:
             self._fallbacks[reason] += 1
@@ -159,14 +162,18 @@ class Choice:
             return 'shortcut_client_elsewhere'
         if not connection.paired:
             return 'shortcut_not_noted'
+        listener = connection.listener
         if self.ways.shortcut.join(connection):
+            listener.misses = 0
             return ''
         now = time.monotonic()
-        if now - connection.connected < _SHOWS_UP:
+        if now - connection.connected < _AT_LAST:
             return None
-        # A socket in the kernel's map that is never joined has only the drawbacks of it.
-        connection.listener.elsewhere_until = now + _ELSEWHERE
-        connection.engine.note_ports()
+        listener.misses += 1
+        if listener.misses >= _MISSES:
+            # A socket in the kernel's map that is never joined has only the drawbacks of it.
+            listener.misses, listener.elsewhere_until = 0, now + _ELSEWHERE
+            connection.engine.note_ports()
         return 'shortcut_backend_elsewhere'
 
     def _without_sk_skb(self, connection) -> str:

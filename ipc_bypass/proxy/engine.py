@@ -360,7 +360,10 @@ class Engine:
                 if connection.path == 'connecting':
                     if self.now - connection.begun > forward.connect_timeout_s:
                         connection.time_out()
-                elif forward.idle_timeout_s and self.now - connection.active > \
+                    continue
+                if not connection.decided:
+                    self.choose(connection)
+                if forward.idle_timeout_s and self.now - connection.active > \
                         forward.idle_timeout_s and self.now - self._choice.last_active(
                             connection) > forward.idle_timeout_s:
                     connection.finish('idle')

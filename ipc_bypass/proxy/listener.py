@@ -46,6 +46,7 @@ class Listener:
         self.counters: Counter[str] = Counter()
         self.connections: set = set()
         self.paused_until = self.elsewhere_until = 0.0
+        self.misses = 0
         self.full = self.retired = False
         self.last_error = ''
         self.health, self.health_reason, self.health_since = 'unknown', '', time.time()
