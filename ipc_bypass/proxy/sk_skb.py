@@ -95,7 +95,7 @@ class SkSkbPath:
         if None in ends:
             raise OSError('the beginning of the connection was not seen')
         made = Proxied(self, connection)
-        sockets = connection.near, connection.beyond
+        sockets, entered = (connection.near, connection.beyond), False
         try:
             # What has been read is known: this thread is the only reader.
             for place, (direction, own) in enumerate(((connection.onward, connection.own_bytes),
@@ -112,9 +112,13 @@ class SkSkbPath:
                 for sock in sockets[::-1]:
                     syscall.map_update(self._object.maps[name].fd, _U64.pack(cookie_of(sock)),
                                        _U64.pack(sock.fileno()))
-        except BaseException:
-            self.remove(connection)
-            raise
+                    entered = name == 'proxy_sources'
+        except OSError:
+            # A client that has half-closed by now is not taken: this process reads the rest of it.
+            # The backend's socket stays: what has passed to it would go when it left the map.
+            if not entered:
+                self.remove(connection)
+                raise
         connection.kernel, connection.path = made, 'sk_skb'
 
     def remove(self, connection) -> None:

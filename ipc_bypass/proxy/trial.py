@@ -3,8 +3,8 @@ Does the kernel path keep every byte here, and is it faster? Asked before it is 
 
 Connections go from a short-lived child through an engine of this process back to the child, by
 splice(2) and by sk_skb: `python -m ipc_bypass.proxy.trial PORT SPLICE_PORT SK_SKB_PORT` is that
-child, and prints what it measured as JSON. Kernels before 6.16 send bytes twice when the receiver
-is slow (sk_psock_backlog), which no version number tells, as it was mended in older ones, too.
+child, and prints what it measured as JSON. A kernel that loses its place in a segment which a slow
+receiver took in part sends bytes twice (sk_psock_backlog); no version number tells which do.
 """
 
 from __future__ import annotations
