@@ -22,6 +22,7 @@
  */
 #include <uapi/linux/bpf.h>
 #include "proxy_path.h"
+#include "read_kernel.bpf.h"
 #include "tcp_overlap.bpf.h"
 
 /* As BCC's BPF_SOCKHASH, with a value that user space can read. */

@@ -22,6 +22,7 @@
  */
 #include <uapi/linux/bpf.h>
 #include "ipc_bypass_common.h"
+#include "read_kernel.bpf.h"
 #include "tcp_overlap.bpf.h"
 
 #define AF_INET_FAMILY	      2

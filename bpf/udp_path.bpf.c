@@ -25,6 +25,7 @@
  */
 #include <uapi/linux/bpf.h>
 #include "ipc_bypass_common.h"
+#include "read_kernel.bpf.h"
 
 #define GO_ON		   1
 #define TAKEN		   2 /* not sent, success to the sender */

@@ -9,6 +9,7 @@ from ipc_bypass.kernel.attachment import Attachment
 from ipc_bypass.kernel.errors import BypassError, ConformanceError
 from ipc_bypass.kernel.uapi import AttachType, ProgType
 from ipc_bypass.rules.table import resolve
+from ipc_bypass.tcp.abandoned import AbandonedWriters
 from ipc_bypass.tcp.conformance import Check, PassedDataFault, QueueViewFault
 from ipc_bypass.tcp.existing import OpenedBefore
 from ipc_bypass.tcp.flows import Reader, SUMS
@@ -54,7 +55,8 @@ class TcpPath:
     def _reset(self):
         self.selected, self.reasons, self.notes = None, {}, []
         self._objects = self._reader = self._attachment = None
-        self._renewal = self._ring = None
+        self._renewal = self._ring = self._abandoned = None
+        self._writers_reset = 0
         self._rules, self._owners, self._rule_list = [None] * 65536, Owners(), []
         self._active = False
         self._opened_before, self._budget_bytes = OpenedBefore(), 0
@@ -181,12 +183,15 @@ class TcpPath:
 
         left_out_opened_before are the ends of connections on enrolled ports that were there
         before the path was active, or before their rule was: they go the usual way.
+        writers_reset are ends whose reader had closed with redirected bytes unread.
         """
         with self._lock:
             if not self._reader:
                 return dict.fromkeys(SUMS, 0)
             return {**self._reader.counters(),
-                    'left_out_opened_before': len(self._opened_before.found)}
+                    'left_out_opened_before': len(self._opened_before.found),
+                    'writers_reset': self._writers_reset + (
+                        self._abandoned.reset if self._abandoned else 0)}
 
     def clear_counters(self):
         """Count from 0 again; nothing may be open."""
@@ -386,15 +391,23 @@ class TcpPath:
                 return {view.get(index, 'cookie') for index in view.live()}
 
     def _start_renewal(self):
+        by_peek = bool(self._objects.settings_view.get(0, 'renew_by_peek'))
+        # Beyond a gateway, the other end of a connection is the gateway's own socket.
+        if not self._gateway:
+            self._abandoned = AbandonedWriters(self._objects.flows, self._owners, by_peek)
+            self._abandoned.start()
         if self._ring is None:
             return
         self._renewal = Renewal(self._objects.flows, self._owners,
                                 lambda: (self._budget_bytes, _messages(self._budget_bytes)),
-                                self._ring,
-                                bool(self._objects.settings_view.get(0, 'renew_by_peek')))
+                                self._ring, by_peek)
         self._renewal.start()
 
     def _stop_renewal(self):
+        if self._abandoned:
+            self._abandoned.stop()
+            self._writers_reset += self._abandoned.reset
+            self._abandoned = None
         if self._renewal:
             self._renewal.stop()
             self._renewal = None
