@@ -64,7 +64,7 @@ setup(
         (f'share/{PACKAGE}', ['package.xml']),
         # lib/ipc_bypass, where ros2 run looks, is on nobody's PATH; bin is.
         ('bin', ['scripts/lib/ipc-bypass']),
-        *shared_files('bench', 'bpf', 'config', 'launch'),
+        *shared_files('bench', 'bpf', 'config', 'launch', 'systemd'),
     ],
     install_requires=['setuptools'],
     extras_require={'test': ['pytest']},
@@ -76,11 +76,15 @@ setup(
     entry_points={
         'console_scripts': [
             'bypass_node = ipc_bypass.nodes.bypass_node:main',
+            'demo_listener = ipc_bypass.nodes.demo_listener:main',
+            'demo_talker = ipc_bypass.nodes.demo_talker:main',
             'ipc-bypass = ipc_bypass.cli.main:main',
             'sockmap_helper = ipc_bypass.nodes.sockmap_helper:main',
             'tun_bridge = ipc_bypass.nodes.tun_bridge:main',
             'xdp_helper = ipc_bypass.nodes.xdp_helper:main',
         ],
+        'ros2doctor.checks': ['IpcBypassGraphCheck = ipc_bypass.graph.ros2doctor:GraphCheck'],
+        'ros2doctor.report': ['IpcBypassGraphReport = ipc_bypass.graph.ros2doctor:GraphReport'],
     },
     cmdclass={'egg_info': EggInfo},
 )

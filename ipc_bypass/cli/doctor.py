@@ -1,4 +1,4 @@
-"""`ipc-bypass doctor`: a table of what this machine can do, each row by trying."""
+"""`ipc-bypass doctor`: what this machine can do, by trying, and which way its DDS graph takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import os
 import sys
 
+from ipc_bypass.cli import doctor_graph
 from ipc_bypass.kernel.probe import path_available, probe_all, ProbeResult
 
 # Columns of a terminal that has room for every column of the table, and of a file.
@@ -21,21 +22,40 @@ _STYLES = {True: 'green', False: 'red', None: 'yellow'}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument('--json', action='store_true',
-                        help='print JSON: {"rows": [...], "ok": bool, "paths": {...}}')
+                        help='print JSON: {"rows": [...], "ok": bool, "paths": {...}, '
+                        '"graph": {...}}; --no-graph and --graph-only leave members out')
+    doctor_graph.add_arguments(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        'exit codes: 0 the TCP path sk_msg can work here, 1 it cannot. With --graph-only: 0\n'
+        'nothing in the graph needs a step, 1 something warns.\n\n'
+        'example: sudo -E ipc-bypass doctor --graph-only --losses 10')
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the results; return 0 when the TCP path sk_msg can work here, else 1."""
-    results = probe_all()
-    paths = path_available(results)
-    works = paths['tcp']['sk_msg']['available']
+    answer, works = {}, True
+    results, paths = [], {}
+    if not args.graph_only:
+        results = probe_all()
+        paths = path_available(results)
+        works = paths['tcp']['sk_msg']['available']
+        answer = {'rows': [dataclasses.asdict(result) for result in results],
+                  'ok': works, 'paths': paths}
+        if not args.json:
+            _print_table(results)
+            for line in _verdicts(paths):
+                print(line, flush=True)
+    if not args.no_graph:
+        graph = doctor_graph.look(args)
+        answer['graph'] = dataclasses.asdict(graph)
+        if not args.json:
+            print()
+            doctor_graph.print_graph(graph, show_all=args.show_all)
+        if args.graph_only:
+            works = not doctor_graph.warns(graph)
     if args.json:
-        print(json.dumps({'rows': [dataclasses.asdict(result) for result in results],
-                          'ok': works, 'paths': paths}, indent=2))
-    else:
-        _print_table(results)
-        for line in _verdicts(paths):
-            print(line)
+        print(json.dumps(answer, indent=2))
     return 0 if works else 1
 
 

@@ -8,6 +8,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from ipc_bypass.nodes.conversions import flow_message, Rates, statistics_message
 from ipc_bypass.nodes.datagrams import add_datagrams, CAPTURED
 from ipc_bypass.nodes.diagnostics import diagnostic_statuses
+from ipc_bypass.nodes.graph_diagnostics import GraphDiagnostics
 from ipc_bypass_interfaces.msg import BypassStatistics, FlowArray
 from lifecycle_msgs.msg import State
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -32,6 +33,7 @@ class Topics:
         self._statistics = node.create_publisher(BypassStatistics, '~/statistics', LATCHED)
         self._flows = node.create_publisher(FlowArray, '~/flows', 1)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._graph = GraphDiagnostics(node.get_logger())
         self._timers = []
         self._path = None
         self._state = 0
@@ -55,6 +57,7 @@ class Topics:
     def end(self, held_connections=0):
         """Stop publishing; `held_connections` still hold kernel objects."""
         self._stop_timers()
+        self._graph.close()
         self._path = None
         self._held_after_cleanup = held_connections
 
@@ -97,7 +100,15 @@ class Topics:
     def _publish_diagnostics(self):
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
-        message.status = diagnostic_statuses(
-            self._node.get_fully_qualified_name(), socket.gethostname(), self._enrollment,
-            self._path, self._state == State.PRIMARY_STATE_ACTIVE)
+        name, host = self._node.get_fully_qualified_name(), socket.gethostname()
+        active = self._state == State.PRIMARY_STATE_ACTIVE
+        message.status = [
+            *diagnostic_statuses(name, host, self._enrollment, self._path, active),
+            *self._graph.statuses(name, host, self._graph_facts, active)]
         self._diagnostics.publish(message)
+
+    def _graph_facts(self):
+        """Return what a look at the graph takes from the paths and the rules."""
+        return self._path.tcp.flows(), self._path.udp.counters(), [
+            (rule, self._enrollment.obstacle(rule, active=True))
+            for rule in self._enrollment.rules()]
