@@ -27,7 +27,8 @@ def python_files():
 
 
 def shell_files():
-    found = [*(ROOT / '.ci').iterdir(), *(ROOT / 'scripts').rglob('*')]
+    found = [*(ROOT / '.ci').iterdir(), *(ROOT / 'scripts').rglob('*'),
+             *(ROOT / 'systemd').iterdir()]
     return sorted(
         path for path in found if path.is_file() and (
             path.suffix == '.sh' or path.read_bytes().startswith((b'#!/bin/sh', b'#!/bin/bash'))))

@@ -1,5 +1,6 @@
 """Questions to the services of a running node, from a command."""
 
+import json
 import os
 import time
 
@@ -43,6 +44,11 @@ def ask(args, service, name, *, harmless, launch_file, **request):
         return result
     finally:
         rclpy.try_shutdown()
+
+
+def said(args, text, **values):
+    """Print what was done: the text, or with --json the values as an object."""
+    print(json.dumps(values) if args.json else text)
 
 
 def _settle(node, name, service, deadline):

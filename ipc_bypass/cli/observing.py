@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 
+from ipc_bypass.cli.arguments import positive, seconds
 from ipc_bypass.kernel.errors import RuleError
 from ipc_bypass.pool.channel import DEFAULT_SOCKET
 from ipc_bypass.rules.table import parse
@@ -25,8 +26,8 @@ def add_observing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rule', action='append', default=[], metavar='udp:PORTS', type=_rule,
                         help='only what goes to these ports, of rules that are enrolled; may be '
                         'given again (default: all)')
-    parser.add_argument('--count', type=_positive, metavar='N', help='end after N datagrams')
-    parser.add_argument('--duration', type=_seconds, metavar='S', help='end after S seconds')
+    parser.add_argument('--count', type=positive, metavar='N', help='end after N datagrams')
+    parser.add_argument('--duration', type=seconds, metavar='S', help='end after S seconds')
     parser.add_argument('--control-socket', default=DEFAULT_SOCKET, metavar='PATH',
                         help="the node's socket (default %(default)s)")
 
@@ -56,11 +57,11 @@ class Ending:
         self.signal = 0
 
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Have SIGINT, SIGTERM and SIGHUP end what runs within."""
+    def on_signals(self, *more: int) -> Iterator[None]:
+        """Have SIGINT, SIGTERM, SIGHUP and `more` signals end what runs within."""
         def note(number, _frame):
             self.signal = number
-        before = {number: signal.signal(number, note) for number in _SIGNALS}
+        before = {number: signal.signal(number, note) for number in (*_SIGNALS, *more)}
         try:
             yield
         finally:
@@ -167,17 +168,3 @@ def _rule(text: str) -> str:
     if rule.transport != 'udp':
         raise argparse.ArgumentTypeError(f"'{text}' is no UDP rule: write udp:PORT[-PORT]")
     return whole
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is less than 1')
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e9:
-        raise argparse.ArgumentTypeError(f'{text} is no number of seconds above 0')
-    return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+import json
 import signal
 import sys
 import time
@@ -27,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help='what of the kernel is used (default %(default)s)')
     running.add_argument('--metrics-port', type=_up_to(65_535), default=0, metavar='PORT',
                          help='answer on 127.0.0.1 with metrics for Prometheus')
+    running.add_argument('--json', action='store_true', help='print an object when it is ready: '
+                         'forwards, ways, reasons')
     status = _asking(commands, 'status', 'show forwards, backends and open connections')
     status.add_argument('forward', nargs='?', type=_up_to(_MOST), default=0,
                         help='id; default: all')
     status.add_argument('--connections', type=_up_to(_MOST), default=20, metavar='N',
                         help='show so many open connections (default %(default)s)')
-    status.add_argument('--json', action='store_true', help='print an object in place of text')
     add = _asking(commands, 'add', 'add a forward')
     add.add_argument('listen', help='address:port; no address: all')
     add.add_argument('backend', help='address or name, and port')
@@ -57,6 +59,7 @@ def _asking(commands, name: str, summary: str) -> argparse.ArgumentParser:
                         help='full name of the node (default %(default)s)')
     parser.add_argument('--timeout', type=float, default=10.0, metavar='SECONDS',
                         help='how long to wait for an answer (default %(default)s)')
+    parser.add_argument('--json', action='store_true', help='print an object in place of text')
     return parser
 
 
@@ -100,6 +103,11 @@ def _run(args: argparse.Namespace) -> int:
         for name, reason in report.reasons.items():
             _tell(f"{name}: {'' if report.ways[name] else 'no: '}{reason}")
         _tell('ready')
+        if args.json:
+            print(json.dumps({
+                'forwards': [{'id': each.id, 'listen': str(each.forward.listen),
+                              'backend': str(each.forward.backend)} for each in report.forwards],
+                'ways': dict(report.ways), 'reasons': dict(report.reasons)}), flush=True)
         while not ended:
             time.sleep(0.2)
         return 0

@@ -3,6 +3,7 @@
 import json
 
 from ipc_bypass.cli import asking
+from ipc_bypass.cli.asking import said
 from ipc_bypass.cli.proxy_table import render
 from ipc_bypass.cli.status import plain
 from ipc_bypass.cli.status_table import console
@@ -26,7 +27,7 @@ def add(args):
     answer = _ask(args, AddForward, 'add_forward', listen=args.listen, backend=args.backend,
                   path=args.path, idle_timeout_s=args.idle_timeout,
                   max_connections=args.max_connections, proxy_protocol=args.proxy_protocol)
-    print(f'forward {answer.forward_id}')
+    said(args, f'forward {answer.forward_id}', forward=answer.forward_id)
     return 0
 
 
@@ -34,7 +35,7 @@ def remove(args):
     """Remove a forward."""
     _ask(args, RemoveForward, 'remove_forward', forward_id=args.forward,
          close_connections=args.close_connections)
-    print(f'forward {args.forward} is gone')
+    said(args, f'forward {args.forward} is gone', forward=args.forward)
     return 0
 
 

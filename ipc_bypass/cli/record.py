@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from contextlib import contextmanager
+import dataclasses
+import json
 import os
 import sys
 import time
@@ -43,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '(default: all)')
     parser.add_argument('--comments', action='store_true',
                         help='add a comment to each packet: action, rule, processes')
+    parser.add_argument('--json', action='store_true', help='print the account at the end as an '
+                        'object: file, written, missed, torn, left_out, passed; on standard '
+                        "error where FILE is '-'")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +63,11 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise RecordError(f'write {args.file}', errno=error.errno or 0,
                               next_step='what was written until then can be read') from error
-    print(f'{args.file}: {account.text()}', file=sys.stderr)
+    if args.json:
+        print(json.dumps({'file': args.file, **dataclasses.asdict(account)}),
+              file=sys.stderr if args.file == '-' else sys.stdout)
+    else:
+        print(f'{args.file}: {account.text()}', file=sys.stderr)
     return 0
 
 

@@ -1,9 +1,11 @@
 """`ipc-bypass up`: the node, configured and activated, where there is no ros2 command line."""
 
 import argparse
+import json
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory, PackageNotFoundError
+from ipc_bypass.cli.notify import notify
 from ipc_bypass.kernel.errors import UnsupportedError
 from ipc_bypass.nodes.bypass_node import serve
 
@@ -18,6 +20,8 @@ def add_arguments(parser):
                         metavar='NAME:=VALUE', help='set a parameter; may be given again')
     parser.add_argument('--no-activate', action='store_true',
                         help='configure only: nothing is attached until somebody activates')
+    parser.add_argument('--json', action='store_true', help='print {"node": ..., "state": ...} '
+                        'once the node is up, or could not be brought up')
     parser.add_argument('--ros-args', nargs=argparse.REMAINDER, default=[], metavar='...',
                         help='the rest goes to ROS, for example -r __ns:=/robot --log-level debug')
 
@@ -28,7 +32,19 @@ def run(args):
     for parameter in args.parameters:
         words += ['-p', parameter]
     return serve([*words, *args.ros_args],
-                 bring_up=lambda node: node.bring_up(activate=not args.no_activate))
+                 bring_up=lambda node: _bring_up(node, args))
+
+
+def _bring_up(node, args):
+    """Bring the node up and return whether that succeeded."""
+    succeeded = node.bring_up(activate=not args.no_activate)
+    if succeeded:
+        notify('READY=1')
+    if args.json:
+        goal = 'inactive' if args.no_activate else 'active'
+        print(json.dumps({'node': node.get_fully_qualified_name(),
+                          'state': goal if succeeded else 'failed'}), flush=True)
+    return succeeded
 
 
 def params_file():

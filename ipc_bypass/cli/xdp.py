@@ -77,22 +77,21 @@ def _add_node_commands(commands) -> None:
     for parser in (load, unload):
         parser.add_argument('-i', '--interface', default='', metavar='NAME',
                             help='one interface, or a pattern; default: all of the node')
-    fast_path = _add_asking(commands, 'fast-path', 'show the container fast path: ports, '
-                            'obstacles, counters', 'fast_path')
-    fast_path.add_argument('--json', action='store_true', help='print an object')
+    _add_asking(commands, 'fast-path', 'show the container fast path: ports, obstacles, counters',
+                'fast_path')
     rules = commands.add_parser('rules', help="change and list the filter's rules")
     parts = rules.add_subparsers(metavar='WHAT', required=True)
     add = _add_asking(parts, 'add', 'add a rule to the filter of every interface', 'add_rule')
     add.add_argument('rule', nargs='+', help='for example: deny udp dport 7400-7649')
     remove = _add_asking(parts, 'remove', 'remove a rule', 'remove_rule')
     remove.add_argument('rule', nargs='+', help='its id, or its words')
-    listing = _add_asking(parts, 'list', 'list the rules with what they decided', 'list_rules')
-    listing.add_argument('--json', action='store_true', help='print an object')
+    _add_asking(parts, 'list', 'list the rules with what they decided', 'list_rules')
 
 
 def _add_asking(commands, name: str, summary: str, function: str) -> argparse.ArgumentParser:
     parser = _add(commands, name, summary, lambda args: _ask_node(function, args))
     _add_node(parser, 10.0)
+    parser.add_argument('--json', action='store_true', help='print an object in place of text')
     return parser
 
 

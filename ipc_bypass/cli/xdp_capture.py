@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+import dataclasses
+import json
 import os
 import sys
 import time
 
+from ipc_bypass.cli.arguments import positive, seconds
 from ipc_bypass.cli.observing import Ending
 from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.pool.pcapng import WallClock
 from ipc_bypass.xdp.capturing import Source, Sources
 from ipc_bypass.xdp.root import DEFAULT_PIN_DIRECTORY
-from ipc_bypass.xdp.sample_file import SampleWriter
+from ipc_bypass.xdp.sample_file import InterfaceAccount, SampleWriter
 
 #: Seconds between two looks for interfaces that came or went, with a flush.
 LOOK_EVERY = 1.0
@@ -38,10 +41,13 @@ def add_parser(subparsers) -> None:
     parser.add_argument('-i', '--interface', action='append', default=[], metavar='NAMES',
                         help="names, globs or 'bridge:NAME', separated by commas; may be given "
                         'again. Without it: every interface that has a sampler')
-    parser.add_argument('--count', type=_positive, metavar='N', help='end after N packets')
-    parser.add_argument('--seconds', type=_seconds, metavar='S', help='end after S seconds')
+    parser.add_argument('--count', type=positive, metavar='N', help='end after N packets')
+    parser.add_argument('--seconds', type=seconds, metavar='S', help='end after S seconds')
     parser.add_argument('--pin-directory', default=DEFAULT_PIN_DIRECTORY, metavar='FOLDER',
                         help='folder in which the node pins (default %(default)s)')
+    parser.add_argument('--json', action='store_true', help='print the accounts at the end as an '
+                        'object: file, interfaces: {name: seen, selected, lost, written}; on '
+                        "standard error where FILE is '-'")
     parser.set_defaults(run_xdp=run)
 
 
@@ -51,14 +57,19 @@ def run(args: argparse.Namespace) -> int:
     ending = Ending(args.count, args.seconds)
     with _opened(args.file) as stream, ending.on_signals():
         try:
-            accounts = capture(stream, ending, args.pin_directory, patterns)
+            accounts = recorded(Recorder(stream, args.pin_directory, patterns), ending)
         except BrokenPipeError:
             raise
         except OSError as error:
             raise CaptureFileError(f'write {args.file}', errno=error.errno or 0, next_step='what '
                                    'was written until then can be read') from error
-    for name, text in accounts:
-        print(f'{name}: {text}', file=sys.stderr)
+    if args.json:
+        print(json.dumps({'file': args.file, 'interfaces': {
+            name: dataclasses.asdict(account) for name, account in accounts}}),
+            file=sys.stderr if args.file == '-' else sys.stdout)
+        return 0
+    for name, account in accounts:
+        print(f'{name}: {account.text()}', file=sys.stderr)
     return 0
 
 
@@ -76,7 +87,13 @@ def capture(stream, ending: Ending, pin_directory: str, patterns=(), *,
     :raises CaptureError: when no sampler is loaded there
     :raises OSError: the stream cannot be written to
     """
-    recorder = Recorder(stream, pin_directory, patterns)
+    return [(name, account.text()) for name, account in recorded(
+        Recorder(stream, pin_directory, patterns), ending, clock)]
+
+
+def recorded(recorder: Recorder, ending: Ending,
+             clock=time.monotonic) -> list[tuple[str, InterfaceAccount]]:
+    """Have a recorder write until `ending` is reached, as `capture`; return its accounts."""
     try:
         recorder.look()
         recorder.sources.require()
@@ -93,7 +110,7 @@ def capture(stream, ending: Ending, pin_directory: str, patterns=(), *,
                 break
     finally:
         recorder.close()
-    return recorder.accounts()
+    return recorder.ended
 
 
 class Recorder:
@@ -104,7 +121,7 @@ class Recorder:
         self.writer, self._clock = SampleWriter(stream), WallClock()
         self.sources = Sources(pin_directory, patterns, opened=self._begin)
         self._numbers: dict[int, int] = {}
-        self._ended: list[tuple[str, str]] = []
+        self.ended: list[tuple[str, InterfaceAccount]] = []
         self._warned: set[str] = set()
 
     def look(self) -> None:
@@ -129,7 +146,7 @@ class Recorder:
 
     def accounts(self) -> list[tuple[str, str]]:
         """Return [(interface's name, its account as text)], after close()."""
-        return self._ended
+        return [(name, account.text()) for name, account in self.ended]
 
     def close(self) -> None:
         """End the file, and give the samples up; raises OSError."""
@@ -162,7 +179,7 @@ class Recorder:
         return self.writer.update(self._numbers[source.identity], source.sampler.status())
 
     def _end(self, source: Source) -> None:
-        self._ended.append((source.name, self._update(source).text()))
+        self.ended.append((source.name, self._update(source)))
 
 
 @contextmanager
@@ -178,17 +195,3 @@ def _opened(path: str) -> Iterator:
                                next_step='give a path that this user can write to') from error
     with stream:
         yield stream
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e9:
-        raise argparse.ArgumentTypeError(f'{text} is no number of seconds above 0')
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is less than 1')
-    return number

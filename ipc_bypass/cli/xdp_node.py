@@ -3,6 +3,7 @@
 import json
 
 from ipc_bypass.cli import asking
+from ipc_bypass.cli.asking import said
 from ipc_bypass.cli.status import plain
 from ipc_bypass.cli.xdp_table import fast_path_text, rules_text
 from ipc_bypass.xdp.filter.status import FilterStatus, RuleStatus
@@ -21,17 +22,15 @@ from ipc_bypass_interfaces.srv import (
 def attach(args):
     """Attach an interface and say in which mode."""
     answer = ask(args, XdpAttach, 'attach', interface=args.interface, mode=args.mode)
-    for interface in answer.interfaces:
-        print(f'{interface.name}: {interface.mode} mode'
-              + (f', since {interface.reason}' if interface.reason else ''))
+    _interfaces(args, answer, lambda interface: f'{interface.mode} mode' + (
+        f', since {interface.reason}' if interface.reason else ''))
     return 0
 
 
 def detach(args):
     """Detach an interface."""
     answer = ask(args, XdpDetach, 'detach', interface=args.interface)
-    for interface in answer.interfaces:
-        print(f'{interface.name}: not attached')
+    _interfaces(args, answer, lambda interface: 'not attached')
     return 0
 
 
@@ -39,21 +38,22 @@ def load(args):
     """Load a program into a slot and print the ids that it has."""
     answer = ask(args, XdpLoadSlot, 'load_slot', interface=args.interface, slot=args.slot,
                  program=args.program)
-    print(f"slot {args.slot}: program {', '.join(map(str, answer.program_ids))}")
+    said(args, f"slot {args.slot}: program {', '.join(map(str, answer.program_ids))}",
+         slot=args.slot, program_ids=plain(answer.program_ids))
     return 0
 
 
 def unload(args):
     """Empty a slot."""
     ask(args, XdpUnloadSlot, 'unload_slot', interface=args.interface, slot=args.slot)
-    print(f'slot {args.slot}: empty')
+    said(args, f'slot {args.slot}: empty', slot=args.slot)
     return 0
 
 
 def add_rule(args):
     """Add a rule to the filter and print its id."""
     answer = ask(args, XdpAddRule, 'add_rule', rule=' '.join(args.rule))
-    print(f'rule {answer.rule_id}')
+    said(args, f'rule {answer.rule_id}', rule=answer.rule_id)
     return 0
 
 
@@ -62,7 +62,7 @@ def remove_rule(args):
     text = ' '.join(args.rule)
     number = int(text) if text.isascii() and text.isdigit() else 0
     answer = ask(args, XdpRemoveRule, 'remove_rule', rule_id=number, rule='' if number else text)
-    print(f'rule {answer.rule_id} is gone')
+    said(args, f'rule {answer.rule_id} is gone', rule=answer.rule_id)
     return 0
 
 
@@ -93,6 +93,15 @@ def filters(args):
               for rule in each.rules),
         {outcome.name: outcome.value for outcome in each.outcomes})
         for each in answer.filters}
+
+
+def _interfaces(args, answer, text):
+    """Print a line for each interface of an answer, or all of it with --json."""
+    if args.json:
+        print(json.dumps({'interfaces': plain(answer.interfaces)}))
+        return
+    for interface in answer.interfaces:
+        print(f'{interface.name}: {text(interface)}')
 
 
 def _setting(line):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-import socket
-import threading
 
-from ipc_bypass.kernel.errors import BypassError, UnsupportedError
+from ipc_bypass.metrics import server
 from ipc_bypass.proxy.status import PATHS, ProxyReport
 
 _PREFIX = 'ipc_bypass_proxy'
-_TIMEOUT = 10.0
 
 
-class MetricsServer:
+class MetricsServer(server.MetricsServer):
     """
-    Answers GET /metrics until close().
+    Answers GET /metrics with what the proxy counts until close().
 
     :param report: called without arguments, from any thread, returns a ProxyReport
     :raises UnsupportedError: without the package prometheus_client
@@ -24,72 +20,11 @@ class MetricsServer:
     """
 
     def __init__(self, address: str, port: int, report: Callable[[], ProxyReport]) -> None:
-        generate, content_type = _exposition(report)
-
-        class Handler(BaseHTTPRequestHandler):
-            """Answers one request."""
-
-            timeout = _TIMEOUT
-
-            def do_GET(self) -> None:  # noqa: N802
-                """Answer with the metrics, or that there is nothing else."""
-                if self.path.partition('?')[0] not in ('/', '/metrics'):
-                    self.send_error(404)
-                    return
-                body = generate()
-                self.send_response(200)
-                self.send_header('Content-Type', content_type)
-                self.send_header('Content-Length', str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_arguments: object) -> None:
-                """Say nothing: a scrape is no news."""
-
-        class Server(ThreadingHTTPServer):
-            """Of either family."""
-
-            address_family = socket.AF_INET6 if ':' in address else socket.AF_INET
-            daemon_threads = True
-
-        try:
-            self._server = Server((address, port), Handler)
-        except OSError as error:
-            raise BypassError(f'answer with metrics on {address} port {port}',
-                              errno=error.errno or 0, next_step='set prometheus_port to another '
-                              'one, or to 0') from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name='proxy-metrics',
-                                        daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(address, port, lambda: families(report()),
+                         next_step='set prometheus_port to another one, or to 0')
 
 
-def _exposition(report: Callable[[], ProxyReport]) -> tuple[Callable[[], bytes], str]:
-    try:
-        from prometheus_client import CollectorRegistry, CONTENT_TYPE_LATEST, generate_latest
-    except ModuleNotFoundError as error:
-        raise UnsupportedError('answer with metrics', 'prometheus_client is missing',
-                               next_step='apt-get install python3-prometheus-client, or set '
-                               'prometheus_port to 0') from error
-
-    class Collector:
-        """Takes what is there when it is asked."""
-
-        def collect(self) -> Iterator:
-            """Yield the metric families."""
-            yield from _families(report())
-
-    registry = CollectorRegistry()
-    registry.register(Collector())
-    return lambda: generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def _families(report: ProxyReport) -> Iterator:
+def families(report: ProxyReport) -> Iterator:
     """Yield prometheus_client's families of a report."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     labels = ('forward', 'listen', 'backend')

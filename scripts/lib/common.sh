@@ -103,7 +103,7 @@ build_sum() {
 		cd "$ROOT" || exit
 		cat .venv/ipc_bypass.stamp
 		find package.xml setup.py setup.cfg scripts/lib/ipc-bypass resource \
-			ipc_bypass ipc_bypass_interfaces bpf config launch \
+			ipc_bypass ipc_bypass_interfaces bpf config launch systemd \
 			-type f ! -name '*.pyc' ! -path '*/.*' -print0 2>/dev/null |
 			sort -z | xargs -0 sha256sum || true # not every folder need be there
 	) | sha256sum | cut -d ' ' -f 1

@@ -1,0 +1,1 @@
+"""What the nodes count, as text for Prometheus on an HTTP port."""
