@@ -1,0 +1,1 @@
+"""What the launch files of graphs have in common: their arguments, checks and actions."""

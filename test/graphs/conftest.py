@@ -1,0 +1,18 @@
+"""What the tests of whole graphs share."""
+
+import os
+from pathlib import Path
+import sys
+
+# A domain of this session, on this host only: nobody else's nodes get in.
+os.environ['ROS_DOMAIN_ID'] = str(50 + os.getpid() % 50)
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'bench'))  # the soak
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope='session', autouse=True)
+def ros_logs(tmp_path_factory):
+    """Keep the log files of ROS out of the home folder."""
+    os.environ['ROS_LOG_DIR'] = str(tmp_path_factory.mktemp('ros_log'))
