@@ -16,6 +16,9 @@ FILE = 'fastdds.xml'
 RMW = 'rmw_fastrtps_cpp'
 #: How many processes of each peer the discovery finds without multicast.
 _PARTICIPANTS_OF_A_PEER = 20
+# By default 3 s. Announcements go to each process that is known, by UDP and by TCP, which is most
+# of the CPU time of many idle ones. Three in a row may be lost within the 20 s of the lease.
+_ANNOUNCEMENT_SECONDS = 5
 # Later ones warn of the name that these look for.
 _WITH_FAST_DDS_2 = ('humble', 'iron', 'jazzy')
 #: Of the shared-memory segment: four images of 6 MB, and what goes beside them.
@@ -41,7 +44,7 @@ def profile(settings: Settings) -> str:
         <useBuiltinTransports>false</useBuiltinTransports>
 {_element('userTransports', [f'<transport_id>{name}</transport_id>' for name in transports], 8)}
 {_locators(settings)}
-{_peers(settings)}
+{_builtin(settings)}
       </rtps>
     </participant>
   </profiles>
@@ -61,8 +64,10 @@ def environment(path: str) -> dict[str, str]:
 
 def _tcp(settings: Settings) -> str:
     # Fast DDS writes to a socket under a lock that its reader needs: two processes that send
-    # much to each other would wait for each other for ever. So no write may block: what finds
-    # no room is repaired by the reliable protocol. A CRC adds nothing to TCP on one host.
+    # much to each other would wait for each other for ever. So it is told not to block: what
+    # finds no room is repaired by the reliable protocol. It compares with the bytes in the queue,
+    # and the kernel with their memory, so that a send to a reader that stands still may wait all
+    # the same. A CRC adds nothing to TCP on one host.
     return f"""      <transport_descriptor>
         <transport_id>ipc_bypass_tcp</transport_id>
         <type>TCPv4</type>
@@ -114,18 +119,19 @@ def _locators(settings: Settings) -> str:
     return _element('defaultUnicastLocatorList', locators, 8)
 
 
-def _peers(settings: Settings) -> str:
-    """Return where to announce a process beside the multicast group."""
-    if not settings.peers:
-        return ''
-    first = udp_ports(settings.domain)[0][0]
-    ports = range(first, first + PARTICIPANT_GAIN * _PARTICIPANTS_OF_A_PEER, PARTICIPANT_GAIN)
-    locators = [f'<locator><udpv4><address>{peer}</address><port>{port}</port></udpv4></locator>'
-                for peer in settings.peers for port in ports]
-    # An explicit list replaces the group.
-    locators.append('<locator><udpv4><address>239.255.0.1</address></udpv4></locator>')
-    return ('        <builtin>\n' + _element('initialPeersList', locators, 10)
-            + '\n        </builtin>')
+def _builtin(settings: Settings) -> str:
+    """Return how a process is announced: how often, and where beside the multicast group."""
+    parts = ['          <discovery_config><leaseAnnouncement>'
+             f'<sec>{_ANNOUNCEMENT_SECONDS}</sec></leaseAnnouncement></discovery_config>']
+    if settings.peers:
+        first = udp_ports(settings.domain)[0][0]
+        ports = range(first, first + PARTICIPANT_GAIN * _PARTICIPANTS_OF_A_PEER, PARTICIPANT_GAIN)
+        locators = [f'<locator><udpv4><address>{peer}</address><port>{port}</port></udpv4>'
+                    '</locator>' for peer in settings.peers for port in ports]
+        # An explicit list replaces the group.
+        locators.append('<locator><udpv4><address>239.255.0.1</address></udpv4></locator>')
+        parts.append(_element('initialPeersList', locators, 10))
+    return '\n'.join(['        <builtin>', *parts, '        </builtin>'])
 
 
 def _element(name: str, lines: list[str], indent: int) -> str:
