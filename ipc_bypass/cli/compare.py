@@ -21,6 +21,7 @@ from ipc_bypass.compare import applying, measure, messages, page, ways
 from ipc_bypass.compare.recommend import recommend
 from ipc_bypass.compare.table import table
 from ipc_bypass.kernel.errors import UnsupportedError
+from ipc_bypass.profiles.settings import domain_of_environment
 from rich.console import Console
 
 _LEARN_SECONDS = 10.0
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, report, and apply; return 0, or 1 where some way could not be measured."""
-    domain = applying.domain_of_environment()
+    domain = domain_of_environment()
     _need(args.kind)
     session.need('matplotlib', package='python3-matplotlib')
     console = session.console()

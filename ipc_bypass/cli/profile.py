@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 import sys
 
-from ipc_bypass.cli.run import domain_here
 from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.profiles import containers, folder
 from ipc_bypass.profiles.kinds import KINDS, text
-from ipc_bypass.profiles.settings import buffer_advice, settings
+from ipc_bypass.profiles.settings import buffer_advice, domain_of_environment, settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the profile; return 0, or 1 where a check fails."""
-    domain = domain_here() if args.domain is None else args.domain
+    domain = domain_of_environment() if args.domain is None else args.domain
     wanted = settings(domain, ports=args.ports, peers=tuple(args.peers), address=args.address,
                       shared_memory=args.shared_memory, udp_peers=args.udp_peers)
     if args.show:

@@ -9,8 +9,7 @@ from pathlib import Path
 from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.profiles import folder, run_with_port
 from ipc_bypass.profiles.kinds import KINDS
-from ipc_bypass.profiles.settings import settings
-from ipc_bypass.rules.rtps import LAST_DOMAIN
+from ipc_bypass.profiles.settings import domain_of_environment, settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,17 +47,9 @@ def run(args: argparse.Namespace) -> int:
     return run_with_port.main(['--profile', str(where), '--', *words])
 
 
-def domain_here() -> int:
-    """Return ROS_DOMAIN_ID, 0 where it is not set; raises BypassError for what is none."""
-    text = os.environ.get('ROS_DOMAIN_ID') or '0'
-    if not text.isdigit() or int(text) > LAST_DOMAIN:
-        raise BypassError(f"use ROS_DOMAIN_ID '{text}'", f'it is not 0 to {LAST_DOMAIN}')
-    return int(text)
-
-
 def _usual(kind: str) -> Path:
     """Return the usual folder of a profile; written where it is missing."""
-    domain = domain_here()
+    domain = domain_of_environment()
     where = folder.default_folder(kind, domain)
     if not os.path.exists(where / run_with_port.DESCRIPTION):
         try:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import os
 from pathlib import Path
 import shlex
 
 from ipc_bypass.compare import ways
 from ipc_bypass.compare.recommend import Recommendation
-from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.profiles import folder, settings
 
 
@@ -36,7 +34,7 @@ def apply(recommendations: Sequence[Recommendation], *, domain: int,
     kind = recommendations[0].kind
     lines = []
     for way, placements in wanted.items():
-        target = output or folder.default_folder(kind)
+        target = output or folder.default_folder(kind, domain)
         if len(wanted) > 1:
             # Each placement has a way of its own, and so a folder.
             target = target.with_name(f'{target.name}-{"-".join(placements)}')
@@ -46,14 +44,6 @@ def apply(recommendations: Sequence[Recommendation], *, domain: int,
         if not each.changes:
             lines.append(f'For {each.placement}: leave things as they are.')
     return lines
-
-
-def domain_of_environment() -> int:
-    """Return ROS_DOMAIN_ID, 0 where it is not set; raises BypassError for what is no number."""
-    text = os.environ.get('ROS_DOMAIN_ID') or '0'
-    if not text.isdigit():
-        raise BypassError(f"use ROS_DOMAIN_ID '{text}'", 'it is no whole number')
-    return int(text)
 
 
 def _write(kind: str, way: str, domain: int, target: Path, budget_bytes: int) -> list[str]:

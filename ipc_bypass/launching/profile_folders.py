@@ -57,7 +57,7 @@ def write(kind: str, settings: Settings, chosen: str = '') -> Profiles:
     if chosen:
         return _write(kind, settings, Path(chosen).expanduser(), None)
     try:
-        return _write(kind, settings, folder.default_folder(kind), None)
+        return _write(kind, settings, folder.default_folder(kind, settings.domain), None)
     except ProfileError:
         # mkdtemp's folder is this user's alone.
         temporary = Path(tempfile.mkdtemp(prefix=f'ipc_bypass_{kind}_'))

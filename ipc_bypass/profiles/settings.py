@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import ipaddress
+import os
 from pathlib import Path
 import re
 
 from ipc_bypass.kernel.errors import BypassError
-from ipc_bypass.rules.rtps import tcp_ports
+from ipc_bypass.rules.rtps import LAST_DOMAIN, tcp_ports
 from ipc_bypass.rules.table import LAST_PORT
 
 #: The largest message of both DDS over TCP: a UDP datagram's size is their upper bound there too.
@@ -67,6 +68,14 @@ def settings(domain: int = 0, *, ports: str = '', peers: tuple[str, ...] = (), a
         raise ProfileError(f"use address '{address}'", 'it is no IPv4 address')
     return Settings(domain, chosen, tuple(peers), address, shared_memory, udp_peers,
                     min(WANTED_BUFFER_BYTES, *map(_limit, (_WRITE_LIMIT, _READ_LIMIT))))
+
+
+def domain_of_environment() -> int:
+    """Return ROS_DOMAIN_ID, 0 where it is not set; raises ProfileError for what is none."""
+    text = os.environ.get('ROS_DOMAIN_ID') or '0'
+    if not text.isdecimal() or int(text) > LAST_DOMAIN:
+        raise ProfileError(f"use ROS_DOMAIN_ID '{text}'", f'it is not 0 to {LAST_DOMAIN}')
+    return int(text)
 
 
 def buffer_advice(wanted: Settings) -> str:

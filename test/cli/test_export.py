@@ -15,6 +15,8 @@ from support.processes import Script
 from support.streams import listening
 from support.waiting import PATIENCE, wait_until
 
+#: What the kernel calls the processes of these tests.
+COMM = Path(sys.executable).name[:15]
 COMMAND = (sys.executable, '-m', 'ipc_bypass.cli.main', 'export')
 PROCESS = str(Path(__file__).resolve().parents[1] / 'nodes' / 'connection_process.py')
 #: Also where the machine is busy.
@@ -73,7 +75,7 @@ def test_node_that_is_killed(start, cgroup, ports, export):
         assert found['bytes_total', ('redirected',)] >= 10_000
         assert found['flows', ('redirected',)] == 2
         labels, = {labels for name, labels in found if name == 'flow_connections'}
-        assert labels == (str(port), 'python3', 'python3')
+        assert labels == (str(port), COMM, COMM)
         assert found['flow_connections', labels] == 2
     node.end(signal.SIGKILL)
     gone = {('up', ()): 0, ('xdp_up', ()): 0, ('proxy_up', ()): 0}

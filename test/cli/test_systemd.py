@@ -33,6 +33,8 @@ from unit_tools import (
     with_tun,
 )
 
+#: What the kernel calls the processes of these tests.
+COMM = Path(sys.executable).name[:15]
 FORBIDDEN = {'CAP_SYS_MODULE', 'CAP_SYS_RAWIO', 'CAP_SYS_BOOT', 'CAP_SETUID', 'CAP_SETGID',
              'CAP_DAC_OVERRIDE', 'CAP_SYS_PTRACE'}
 CONNECTION = """
@@ -178,7 +180,7 @@ def test_node_as_its_user(client, cgroup, home, pins, ports, tmp_path, traced):
                 return found if len(found) == 2 and all(each.bytes for each in found) else None
             found = client.spin_until(shown, 'both flows are shown')
             assert all(each.path == 'sk_msg' and each.redirected_bytes for each in found), found
-            assert {each.local_comm for each in found} == {'python3'}
+            assert {each.local_comm for each in found} == {COMM}
         for line in output().splitlines():
             assert 'Traceback' not in line
             # What the user lacks is a reason in one line, and no fault to be reported.

@@ -14,6 +14,8 @@ from support.processes import Script
 from support.waiting import wait_until
 from terminal import Terminal
 
+#: What the kernel calls the processes of these tests.
+COMM = Path(sys.executable).name[:15]
 COMMAND = (sys.executable, '-m', 'ipc_bypass.cli.main', 'top')
 PROCESS = str(Path(__file__).resolve().parents[1] / 'nodes' / 'connection_process.py')
 
@@ -75,7 +77,7 @@ def rules(node):
 def test_screen(node):
     """80 columns and 24 rows: rows, keys, details, rules, another size, and the end."""
     with Terminal(*top(node)) as terminal:
-        text = terminal.see('active', 'tcp by sk_msg', str(node.port), 'python3(', 'B/s▼',
+        text = terminal.see('active', 'tcp by sk_msg', str(node.port), f'{COMM}(', 'B/s▼',
                             'q')
         assert len(text.splitlines()) == 24
         terminal.see('4 flows: 4 redirected')
@@ -106,7 +108,7 @@ def test_screen(node):
         assert node.other in rules(node)
         other = node.traffic.ask('connect', node.other)
         terminal.press(f'/:{node.other}\r')
-        terminal.see(f"with ':{node.other}'", 'python3(')
+        terminal.see(f"with ':{node.other}'", f'{COMM}(')
         terminal.press('w')
         terminal.see('is withdrawn')
         assert rules(node) == [node.port]
@@ -198,8 +200,8 @@ def test_json_and_tables(node, command):
     process, = last['processes']
     assert process['flows'] == 8 and process['out_rate'] == process['in_rate'] > 0
     table = run('--once', '--filter', str(node.port), '--processes')
-    assert 'COMMAND' in table and 'python3' in table
-    assert 'python3' not in run('--once', '--filter', 'nobody')
+    assert 'COMMAND' in table and COMM in table
+    assert COMM not in run('--once', '--filter', 'nobody')
 
 
 def test_no_node(command):

@@ -123,11 +123,3 @@ def test_two_placements_with_two_ways_have_two_folders(tmp_path):
 def test_messages_are_named_with_their_topic():
     assert str(Message(1 << 20, 30.0, '/camera')) == '1 MB at 30 Hz (/camera)'
     assert str(Message(200, 0.5)) == '200 B at 0.5 Hz'
-
-
-def test_a_domain_that_is_no_number_is_refused(monkeypatch):
-    monkeypatch.setenv('ROS_DOMAIN_ID', 'x')
-    with pytest.raises(BypassError, match="use ROS_DOMAIN_ID 'x'"):
-        applying.domain_of_environment()
-    monkeypatch.setenv('ROS_DOMAIN_ID', '7')
-    assert applying.domain_of_environment() == 7

@@ -10,7 +10,13 @@ import xml.etree.ElementTree as ElementTree
 from hypothesis import given, strategies
 from ipc_bypass.kernel.errors import RuleError
 from ipc_bypass.profiles import containers, folder, kinds, run_with_port
-from ipc_bypass.profiles.settings import buffer_advice, ProfileError, Settings, settings
+from ipc_bypass.profiles.settings import (
+    buffer_advice,
+    domain_of_environment,
+    ProfileError,
+    Settings,
+    settings,
+)
 from ipc_bypass.rules.rtps import LAST_DOMAIN, tcp_ports
 from ipc_bypass.rules.table import parse
 import pytest
@@ -43,6 +49,16 @@ def test_refuses_peers(peer):
 def test_refuses_addresses(address):
     with pytest.raises(ProfileError, match='no IPv4 address'):
         settings(0, address=address)
+
+
+def test_domain_of_the_environment(monkeypatch):
+    for text, domain in (('', 0), ('7', 7)):
+        monkeypatch.setenv('ROS_DOMAIN_ID', text)
+        assert domain_of_environment() == domain
+    for text in ('x', '-1', str(LAST_DOMAIN + 1), '1.5'):
+        monkeypatch.setenv('ROS_DOMAIN_ID', text)
+        with pytest.raises(ProfileError, match='ROS_DOMAIN_ID'):
+            domain_of_environment()
 
 
 def test_refuses_domains():
