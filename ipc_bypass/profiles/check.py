@@ -102,8 +102,7 @@ def _judge(result: Checked, settings: Settings, *, listening, matched, ordered) 
         result.advice = 'read what it printed above; its version may not know TCP'
     elif not matched:
         result.problem = f'the ends did not find each other within {DISCOVERY:.0f} s'
-        result.advice = ('allow multicast between them, or name the other hosts: '
-                         '`ipc-bypass profile --peer NAME`')
+        result.advice = _discovery_advice()
     elif result.messages < MESSAGES:
         result.problem = (f'they found each other, but {result.messages} of {MESSAGES} messages '
                           'arrived')
@@ -115,6 +114,16 @@ def _judge(result: Checked, settings: Settings, *, listening, matched, ordered) 
         result.problem = f'data flows, but by no TCP connection on ports {ports}'
         result.advice = 'another profile may be set in this shell: look at its environment'
     result.works = not result.problem
+
+
+def _discovery_advice() -> str:
+    """Return what to do where the ends did not find each other."""
+    for name, values in (('ROS_AUTOMATIC_DISCOVERY_RANGE', ('LOCALHOST', 'OFF')),
+                         ('ROS_LOCALHOST_ONLY', ('1',))):
+        if os.environ.get(name) in values:
+            return f'{name}={os.environ[name]} is set, which keeps them apart: unset {name}'
+    return ('allow multicast between them, or name the other hosts: '
+            '`ipc-bypass profile --peer NAME`')
 
 
 def _by_ddsperf(written, settings, places) -> Checked:

@@ -18,6 +18,7 @@ def here(tmp_path, monkeypatch):
 
 def test_a_comparison_writes_all_that_it_says(node_there, here, capsys):
     pytest.importorskip('zenoh', reason='needs eclipse-zenoh')
+    before = namespaces()
     assert main(['compare', '--kind', 'zenoh', '--containers', '--quick', '--message', '256k@50',
                  '--json', 'figures.json', '--html', 'page.html', '--chart', 'chart.png',
                  '--apply', '--output', 'profile']) == 0
@@ -35,7 +36,12 @@ def test_a_comparison_writes_all_that_it_says(node_there, here, capsys):
     # Whichever it is on this machine, it is said and done.
     assert advice['text'].split(':')[0] in ' '.join(said.split())
     assert (here / 'profile' / 'zenoh.json5').exists() == (advice['way'] != 'default')
-    assert not list(Path('/run/netns').glob(f'ipcb-{os.getpid()}-*'))
+    assert namespaces() == before
+
+
+def namespaces():
+    """Return the names of this process's namespaces."""
+    return {path.name for path in Path('/run/netns').glob(f'ipcb-{os.getpid()}-*')}
 
 
 @pytest.mark.parametrize('words', [

@@ -20,7 +20,8 @@ def ros_logs(tmp_path_factory):
     os.environ['ROS_LOG_DIR'] = str(tmp_path_factory.mktemp('ros_log'))
 
 
-@pytest.fixture(scope='session')
+# Of a module, and not of the session: a process has one pair of containers at a time.
+@pytest.fixture(scope='module')
 def containers(privileged):
     """Yield two containers on a bridge; making them takes a second."""
     with Containers() as made:
@@ -34,7 +35,7 @@ def peers(containers):
         yield made
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def host(containers, tmp_path_factory):
     """Yield a Host of domain 61: a look takes five seconds, so that many tests share it."""
     with Peers(*containers, domain=61) as made:

@@ -86,7 +86,7 @@ def test_prefix_is_read_by_a_shell_as_it_was_meant(tmp_path):
 
 def test_a_default_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
-    monkeypatch.setattr(folder, 'default_folder', lambda kind: tmp_path / 'file' / kind)
+    monkeypatch.setattr(folder, 'default_folder', lambda kind, domain: tmp_path / 'file' / kind)
     monkeypatch.setenv('TMPDIR', str(tmp_path))
     monkeypatch.setattr('tempfile.tempdir', None)
     found = profile_folders.write('fastdds', settings(0))

@@ -12,6 +12,7 @@ import pytest
 #: Of the environment of who runs the tests: nothing of it may change a profile's effect.
 _VARIABLES = ('RMW_IMPLEMENTATION', 'FASTDDS_DEFAULT_PROFILES_FILE', 'CYCLONEDDS_URI',
               'ZENOH_CONFIG', 'ZENOH_SESSION_CONFIG_URI', 'IPC_BYPASS_PORT',
+              'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS',
               'MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_', 'FASTDDS_BUILTIN_TRANSPORTS')
 
 

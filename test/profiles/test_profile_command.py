@@ -61,6 +61,12 @@ def test_a_blocked_port_is_told_of(tmp_path, privileged):
     assert 'firewall' in checked.advice
 
 
+def test_a_discovery_range_that_keeps_them_apart_is_named(monkeypatch):
+    assert '--peer' in module._discovery_advice()
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    assert module._discovery_advice().endswith('unset ROS_AUTOMATIC_DISCOVERY_RANGE')
+
+
 def test_run(tmp_path, command):
     folder.write('fastdds', settings(DOMAIN), tmp_path)
     done = command('run', 'fastdds', '--profile', tmp_path, '--', 'sh', '-c',
