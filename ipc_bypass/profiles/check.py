@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 from ipc_bypass.bench.containers import Containers
@@ -22,7 +23,8 @@ from ipc_bypass.profiles.settings import ProfileError, Settings
 from ipc_bypass.profiles.sockets import established_ports
 
 _TIMEOUT = DISCOVERY + EXCHANGE + 10.0
-_DDSPERF_SECONDS = 8
+#: Cyclone announces itself again after 30 s.
+_DDSPERF_SECONDS = 45
 
 
 @dataclass
@@ -138,15 +140,14 @@ def _by_ddsperf(written, settings, places) -> Checked:
                 places[1](*written.command_prefix, *tool, '-1', 'sub')]
     ports: set[int] = set()
 
-    def look(pids: list[int]) -> None:
+    def look(pids: list[int], outputs: list[str]) -> bool:
         found = [set(established_ports(pid, settings.ports)) for pid in pids]
         ports.update(found[0] & found[1])
+        return bool(ports) and _messages(_seconds(outputs[1])) >= MESSAGES
 
-    outputs = _run(commands, settings.domain, look)
-    found = [second for line in outputs[1].splitlines() if (second := parse(line))]
+    found = _seconds(_run(commands, settings.domain, look)[1])
     result = Checked(
-        messages=int(sum(second.values.get('count', 0) for second in found)),
-        ports=sorted(ports), peers='ddsperf and ddsperf',
+        messages=_messages(found), ports=sorted(ports), peers='ddsperf and ddsperf',
         seconds=next((second.time for second in found if second.size), 0.0))
     lost = sum(second.lost for second in found)
     if not result.messages:
@@ -161,25 +162,49 @@ def _by_ddsperf(written, settings, places) -> Checked:
     return result
 
 
-def _run(commands, domain: int, look: Callable[[list[int]], None] = lambda pids: None):
-    """Run both ends to their end, or for _TIMEOUT, and return what they printed."""
+def _seconds(output: str):
+    """Return what ddsperf said of each second."""
+    return [second for line in output.splitlines() if (second := parse(line))]
+
+
+def _messages(seconds) -> int:
+    return int(sum(second.values.get('count', 0) for second in seconds))
+
+
+def _run(commands, domain: int,
+         look: Callable[[list[int], list[str]], bool] = lambda pids, outputs: False):
+    """
+    Run both ends to their end, or for so long as they may take, and return what they printed.
+
+    :param look: called with their pids and what they printed; returns whether that is enough
+    """
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
     # A ROS 2 in LD_LIBRARY_PATH may bring a Cyclone that is not the tool's.
     if 'ddsperf' in commands[0]:
         environment.pop('LD_LIBRARY_PATH', None)
-    processes = [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, text=True) for command in commands]
-    try:
-        deadline = time.monotonic() + _TIMEOUT
-        while any(process.poll() is None for process in processes):
-            if time.monotonic() > deadline:
-                break
-            look([process.pid for process in processes])
-            time.sleep(0.2)
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.communicate()[0] for process in processes]
+    with ExitStack() as stack:
+        printed = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
+        processes = [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
+                                      stdout=file)
+                     for command, file in zip(commands, printed, strict=True)]
+        try:
+            deadline = time.monotonic() + max(_TIMEOUT, _DDSPERF_SECONDS + 5)
+            while any(process.poll() is None for process in processes):
+                if (look([process.pid for process in processes], _texts(printed))
+                        or time.monotonic() > deadline):
+                    break
+                time.sleep(0.2)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        return _texts(printed)
+
+
+def _texts(files) -> list[str]:
+    """Return all that was written to files, which others write to: not by moving their place."""
+    return [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors='replace')
+            for file in files]
 
 
 def _here(*command: str) -> list[str]:

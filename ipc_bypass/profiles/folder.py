@@ -9,6 +9,7 @@ from pathlib import Path
 import shlex
 import tempfile
 
+from ipc_bypass.kernel.trusted_paths import distrust
 from ipc_bypass.profiles import kinds, run_with_port
 from ipc_bypass.profiles.settings import ProfileError, Settings
 
@@ -65,6 +66,11 @@ def write(kind: str, settings: Settings, folder: Path | None = None, *,
     folder = (folder or default_folder(kind, settings.domain)).absolute()
     name = kinds.KINDS[kind].FILE
     files = {**texts(kind, settings, seen_at or str(folder)), **(extra or {})}
+    reason = distrust(folder)
+    if reason:
+        # Processes run the runner that is put there.
+        raise ProfileError(f'write the profile to {folder}', reason,
+                           next_step='give a folder of your own with --output')
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         for file_name, text in files.items():

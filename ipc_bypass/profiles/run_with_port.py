@@ -72,6 +72,9 @@ def prepare(folder):
     except OSError as error:
         raise Unusable(f'cannot read the profile {path}: {error.strerror}: write it again with '
                        '`ipc-bypass profile`') from None
+    except ValueError:
+        raise Unusable(f'cannot read the profile {path}: it is no text: write it again with '
+                       '`ipc-bypass profile`') from None
     first, last = description['ports']
     port = reserve(range(first, last + 1))
     if not port:
@@ -98,16 +101,24 @@ def read(folder):
         with open(path) as stream:
             found = json.load(stream)
         first, last = found['ports']
-        if not (0 < first <= last < 65536 and isinstance(found['file'], str)
+        environment = found['environment']
+        if not (isinstance(first, int) and isinstance(last, int) and 0 < first <= last < 65536
                 and len(found['replace']) in (0, 2) and isinstance(found['peers'], list)
-                and all(isinstance(value, str) for value in found['environment'].values())):
+                and all('=' not in name and name for name in environment)
+                and all(map(_is_text, (found['file'], *found['replace'], *found['peers'],
+                                       *environment, *environment.values())))):
             raise ValueError
         return found
     except OSError as error:
         reason = error.strerror
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         reason = 'it is not what `ipc-bypass profile` writes'
     raise Unusable(f'cannot use {path}: {reason}')
+
+
+def _is_text(value):
+    """Return whether a value can be a path, or stand in the environment."""
+    return isinstance(value, str) and '\0' not in value and value.isprintable()
 
 
 def reserve(ports):
@@ -147,12 +158,15 @@ def silent(hosts, port):
             continue
         except ConnectionRefusedError:
             pass
-        except OSError:
+        except (OSError, UnicodeError):
             quiet.append(host)
         connection.close()
     deadline = time.monotonic() + _PATIENCE
-    while waiting and time.monotonic() < deadline:
-        _, ready, _ = select.select([], list(waiting), [], deadline - time.monotonic())
+    while waiting:
+        # Looked at once more after the deadline: this process may have slept meanwhile.
+        _, ready, _ = select.select([], list(waiting), [], max(0, deadline - time.monotonic()))
+        if not ready:
+            break
         for connection in ready:
             host = waiting.pop(connection)
             code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

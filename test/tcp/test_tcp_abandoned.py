@@ -61,7 +61,8 @@ def test_a_writer_that_was_held_up_is_told(make_path, ports, dead_reader):
             with pytest.raises(OSError) as caught:
                 writer.sendall(bytes(64 << 20))
             assert caught.value.errno in (errno.ECONNRESET, errno.EPIPE)
-        assert path.counters()['writers_reset'] == 1
+        # It is counted after the reset, which woke this thread up.
+        wait_until(lambda: path.counters()['writers_reset'] == 1, 'it is counted')
         path.deactivate()
         assert path.counters()['writers_reset'] == 1
 

@@ -198,10 +198,11 @@ def test_threads(local, action, captured, port, consumer, stack):
     sender = stack.enter_context(local.sender(port))
     jobs = [Job(lambda first=first: [sender.send(struct.pack('=I', first + number))
                                      for number in range(200)]) for first in range(0, 800, 200)]
+    expected = {struct.pack('=I', number) for number in range(800)}
+    # While they send: an owner that does not read loses its lease.
+    assert set(take(consumer, 800)) == expected
     for job in jobs:
         job.result()
-    expected = {struct.pack('=I', number) for number in range(800)}
-    assert set(take(consumer, 800)) == expected
     if action == 'mirror':
         assert {receiver.recv(100) for _ in range(800)} == expected
     nothing_came(receiver)
