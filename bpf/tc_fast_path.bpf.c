@@ -26,6 +26,7 @@
 #define PROTOCOL_TCP	6
 #define PROTOCOL_UDP	17
 #define FRAGMENT_HEADER 44
+#define TO_THIS_HOST	0	   /* PACKET_HOST of linux/if_packet.h */
 #define MAPPED_PREFIX	0xffff0000 /* ::ffff:0:0 as the third word, in network byte order */
 
 BPF_F_TABLE("array", __u32, struct fast_settings, fast_settings, 1, BPF_F_MMAPABLE);
@@ -244,6 +245,12 @@ int tc_fast_path(struct __sk_buff *ctx)
 		return TC_ACT_UNSPEC;
 	if (port)
 		reason = look(ctx, port, totals, &target);
+	/*
+	 * For the port that it came by, the frame is another host's: where the kernel does not
+	 * forget that on the way to the container (old ones do not), the stack there drops it.
+	 */
+	if (!reason && ctx->pkt_type != TO_THIS_HOST && bpf_skb_change_type(ctx, TO_THIS_HOST))
+		reason = FAST_PASS_HEADERS;
 	if (!reason) {
 		totals->packets++;
 		totals->bytes += ctx->len;

@@ -115,11 +115,11 @@ static __always_inline __u64 sampler_flags(__u64 written)
 /* Give the packet to those who read. */
 static __always_inline void sampler_take(struct xdp_md *ctx, const struct xdp_facts *facts,
 					 const struct sampler_settings *set,
-					 struct sampler_state *state, __u32 place, __u32 every)
+					 struct sampler_state *state,
+					 struct sampler_sample *sample, __u32 place, __u32 every)
 {
 	__u64 now = bpf_ktime_get_ns(), size, flags;
-	__u32 zero = 0, node, capture;
-	struct sampler_sample *sample = sampler_scratch.lookup(&zero);
+	__u32 node, capture;
 	int captured;
 
 	node = sampler_is_read(SAMPLER_READER_NODE, now, set->heartbeat_ns);
@@ -128,7 +128,7 @@ static __always_inline void sampler_take(struct xdp_md *ctx, const struct xdp_fa
 		state->unread[SAMPLER_READER_NODE]++;
 	if (!capture)
 		state->unread[SAMPLER_READER_CAPTURE]++;
-	if (!sample || !(node | capture))
+	if (!(node | capture))
 		return;
 	captured = sampler_copy(ctx, facts->length, set->snap, sample->data);
 	if (captured < 0) {
@@ -167,10 +167,11 @@ XDP_SLOT(xdp_sampler)
 {
 	__u32 zero = 0, which = SAMPLER_WORD_GENERATION, place = 0, every;
 	struct sampler_state *state = sampler_state.lookup(&zero);
+	struct sampler_sample *sample = sampler_scratch.lookup(&zero);
 	__u64 *word = sampler_words.lookup(&which), generation;
 	struct sampler_settings *set;
 
-	if (!state || !word)
+	if (!state || !word || !sample)
 		return XDP_CONTINUE;
 	state->seen++;
 	generation = *(volatile __u64 *)word;
@@ -184,13 +185,18 @@ XDP_SLOT(xdp_sampler)
 	}
 	every = set->every;
 	if (set->rules) {
-		place = sampler_match(ctx, facts, set) & (SAMPLER_PLACES - 1);
+		/*
+		 * By way of memory: old verifiers (6.1) walk all that follows once for each place
+		 * that they know, and come near their limit.
+		 */
+		sample->place = sampler_match(ctx, facts, set);
+		place = *(volatile __u32 *)&sample->place & (SAMPLER_PLACES - 1);
 		if (place)
 			every = set->rule[place].every;
 	}
 	if (!sampler_due(state, place, every, set->flags))
 		return XDP_CONTINUE;
 	state->selected[place]++;
-	sampler_take(ctx, facts, set, state, place, every);
+	sampler_take(ctx, facts, set, state, sample, place, every);
 	return XDP_CONTINUE;
 }

@@ -12,7 +12,6 @@
 #define ANSWER6_QUOTE  1232 /* RFC 4443, 2.4 (c): ... than 1,280 bytes */
 #define ANSWER4_HEADER 28   /* IPv4 and ICMP */
 #define ANSWER6_HEADER 48   /* IPv6 and ICMPv6 */
-#define BUCKET_TRIES   8
 #define CONTROL	       0xc0 /* precedence of internetwork control, RFC 1812, 4.3.2.5 */
 #define LONGEST_LINK   22   /* Ethernet with two tags */
 
@@ -45,25 +44,26 @@ static __always_inline __u16 fold(__u64 sum)
 	return ~sum;
 }
 
-/* True when one more answer may go out now: a token bucket, as the time when it is full again. */
+/*
+ * True when one more answer may go out now: a token bucket, as the time when it is full again. Two
+ * processors at once may both take the last token: before 5.12 programs have no compare and
+ * exchange, and an answer too many does no harm.
+ */
 static __always_inline int may_answer(const struct filter_settings *set)
 {
-	__u64 now = bpf_ktime_get_ns(), interval = set->ptb_interval_ns;
+	__u64 now = bpf_ktime_get_ns(), interval = set->ptb_interval_ns, full;
 	__u32 first = 0;
 	__u64 *bucket = filter_bucket.lookup(&first);
 
 	if (!bucket || !interval)
 		return 0;
-#pragma unroll
-	for (int tries = 0; tries < BUCKET_TRIES; tries++) {
-		__u64 was = *(volatile __u64 *)bucket, from = was > now ? was : now;
-
-		if (from - now > set->ptb_tolerance_ns)
-			return 0;
-		if (__sync_val_compare_and_swap(bucket, was, from + interval) == was)
-			return 1;
-	}
-	return 0;
+	full = *(volatile __u64 *)bucket;
+	if (full < now)
+		full = now;
+	if (full - now > set->ptb_tolerance_ns)
+		return 0;
+	*(volatile __u64 *)bucket = full + interval;
+	return 1;
 }
 
 static __always_inline int is_icmp_error(const struct xdp_facts *facts, void *start, void *end)

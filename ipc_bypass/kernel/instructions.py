@@ -46,6 +46,11 @@ def load32(register: int, source: int, offset: int) -> bytes:
     return _instruction(0x61, register, source, offset)
 
 
+def compare_exchange64(target: int, source: int, offset: int) -> bytes:
+    """Return: where `*(u64 *)(target + offset)` is register 0, make it `source`, at once."""
+    return _instruction(0xdb, target, source, offset, 0xf1)  # BPF_ATOMIC, BPF_CMPXCHG
+
+
 def map_address(register: int, fd: int) -> bytes:
     """Return `register = address of the map behind fd` (two instructions)."""
     return _instruction(0x18, register, 1, 0, fd) + _instruction(0, 0, 0, 0, 0)

@@ -11,6 +11,18 @@ _LOCATION = re.compile(r'^; (?P<text>.*?)\s*@ main\.c:(?P<line>\d+)$')
 _NOISE = re.compile(r'^(;|\d+: |processed \d|verification time|stack depth|max_states|'
                     r'mark_precise|from \d+|regs=|parent |last_idx|HINT|bpf: |arg#\d+ .* type)')
 
+# What old kernels say of what they do not know: reason and next step.
+_LACKING = (
+    # Any atomic operation but an addition without an answer, kernel/bpf/verifier.c before 5.12.
+    (re.compile('BPF_STX uses reserved fields'),
+     'the kernel has no atomic compare and exchange in programs', 'use kernel 5.12 or later'),
+    # bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes: enum bpf_func_id.
+    (re.compile(r'invalid func unknown#(188|189|190)\b'),
+     'the kernel has no helper to read packets of several buffers', 'use kernel 5.18 or later'),
+    (re.compile(r'invalid func unknown#(\d+)'),
+     'the kernel lacks a helper function of programs', 'use a later kernel'),
+)
+
 
 def compile_log(log: str, name: str) -> str:
     """Return a compiler's log with the name of the file in place of BCC's."""
@@ -69,3 +81,9 @@ def verifier_reason(log: str) -> str:
                 return f'{where}{lines[index]} at "{match["text"].strip()}"'
         return lines[index]
     return ''
+
+
+def lacking(reason: str) -> tuple[str, str] | None:
+    """Return what a verifier's reason says the kernel lacks, and the next step; else None."""
+    return next(((meaning, next_step) for said, meaning, next_step in _LACKING
+                 if said.search(reason)), None)

@@ -257,6 +257,9 @@ def _far_end(index: int) -> str:
             takes = other is not None and other.xdp_program_id
         else:
             takes = offered & XdpFeature.NDO_XMIT
+        if not takes and offered is None:
+            return 'the kernel does not tell whether the interface in the container takes such ' \
+                'frames (from 6.3), and no XDP program is there'
         if not takes:
             return 'the interface in the container takes no such frames: ethtool -K NAME gro on ' \
                 'there'

@@ -1,76 +1,75 @@
-"""What the tests in the virtual machine share: a machine for each suite."""
+"""
+What the tests of the virtual machines share: the machines of CI, which run beside the other tests.
+
+They start when the session does, one after the other, with what processor time nobody else
+wants, and their tests are moved to the session's end, where they wait for what is left.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-import sys
-import xml.etree.ElementTree as ElementTree
+import threading
 
 import pytest
 
-from vm import kernel, machine
-from vm.suites import SUITES
+from vm import kernel, machine, matrix, plan
+
+_FILE = 'test_vm_suites.py'
+_MACHINES = pytest.StashKey()
 
 
-@dataclass
-class Outcome:
-    """
-    What came of a suite.
+class Machines:
+    """The machines of one session; `outcomes` are futures of matrix.Outcome by kernel."""
 
-    `release` is that of the kernel it ran on; `tests` has for each test '' or why it did not pass.
-    """
+    def __init__(self, folder, versions):
+        """Start those of some kernels, one at a time."""
+        self._workers, self._stop = ThreadPoolExecutor(max_workers=1), threading.Event()
+        self.outcomes = {version: self._workers.submit(self._run, version, chosen, folder)
+                         for version, chosen in plan.IN_CI.items() if version in versions}
 
-    result: machine.Result
-    release: str = ''
-    tests: dict[str, str] = field(default_factory=dict)
+    def close(self):
+        """End the one that runs, and forget the others."""
+        self._stop.set()
+        self._workers.shutdown(cancel_futures=True)
+
+    def _run(self, version, chosen, folder):
+        place = folder / version
+        place.mkdir()
+        return matrix.run(version, chosen.suites, place, quick=chosen.quick, idle=True,
+                          timeout=plan.PATIENCE, stop=self._stop)
+
+
+def _wanted(items):
+    return [item for item in items if item.path.name == _FILE]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Have the tests that wait for the machines be the last."""
+    late = _wanted(items)
+    items[:] = [item for item in items if item not in late] + late
+
+
+def pytest_collection_finish(session):
+    """Start the machines, where they can be had and their tests are going to run."""
+    config = session.config
+    versions = {item.callspec.params['version'] for item in _wanted(session.items)
+                if hasattr(item, 'callspec')}
+    if versions and not config.option.collectonly and not machine.missing():
+        folder = config._tmp_path_factory.mktemp('machines')
+        config.stash[_MACHINES] = Machines(folder, versions)
+        config.add_cleanup(config.stash[_MACHINES].close)
 
 
 @pytest.fixture(scope='session')
-def emulator():
-    """Skip where the machine cannot be had, with what is missing."""
+def outcomes(pytestconfig):
+    """Return a function that waits for the matrix.Outcome of a kernel."""
     lacking = machine.missing()
     if lacking:
         pytest.skip('the virtual machine needs ' + ', '.join(lacking))
-    try:
-        kernel.debian_kernel()
-    except kernel.NoKernelError as error:
-        pytest.skip(str(error))
+    machines = pytestconfig.stash[_MACHINES]
 
-
-@pytest.fixture(scope='session')
-def outcomes(emulator, tmp_path_factory):
-    """
-    Return {suite: Future of its Outcome}, the suites under way.
-
-    Each has a machine of its own. Two run at once, since compiling keeps one processor busy.
-    """
-    with ThreadPoolExecutor(max_workers=2) as workers:
-        longest_first = sorted(SUITES, key=lambda name: -SUITES[name].seconds)
-        yield {name: workers.submit(_run, SUITES[name], tmp_path_factory.mktemp(name))
-               for name in longest_first}
-
-
-def _run(suite, folder):
-    command = [sys.executable, '-m', 'pytest', '-v', '-p', 'no:cacheprovider',
-               '--junitxml=/exchange/junit.xml', '-o', 'junit_family=xunit1', *suite.tests]
-    if suite.keywords:
-        command += ['-k', suite.keywords]
-    # As in CI, a skipped test is a failure there.
-    result = machine.run(
-        ['bash', '-c', 'uname -r >/exchange/release; exec "$@"', 'bash', *command],
-        exchange=folder, environment={'CI': 'true', 'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'})
-    outcome = Outcome(result)
-    if (folder / 'release').exists():
-        outcome.release = (folder / 'release').read_text().strip()
-    if (folder / 'junit.xml').exists():
-        for case in ElementTree.parse(folder / 'junit.xml').iter('testcase'):
-            outcome.tests[f"{case.get('file')}::{case.get('name')}"] = _fault(case)
-    return outcome
-
-
-def _fault(case):
-    """Return why a test case did not pass, '' where it did."""
-    for kind in ('failure', 'error', 'skipped'):
-        found = case.find(kind)
-        if found is not None:
-            return f"{kind}: {found.get('message')}\n{found.text or ''}"
-    return ''
+    def waited(version):
+        try:
+            return machines.outcomes[version].result()
+        except kernel.NoKernelError as error:
+            pytest.skip(str(error))
+    return waited

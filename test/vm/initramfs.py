@@ -1,5 +1,6 @@
 """The machine's first file system: busybox, the modules, and init.sh, as an archive in memory."""
 
+import lzma
 from pathlib import Path
 import re
 import shutil
@@ -10,54 +11,70 @@ _HERE = Path(__file__).resolve().parent
 #: modprobe that could load them for this kernel later.
 MODULES = (
     'virtio_pci', '9pnet_virtio', '9p', 'overlay', 'virtio-rng',
-    'veth', 'bridge', 'tun', 'dummy', 'tls',
+    'veth', 'bridge', 'tun', 'dummy',
     'unix_diag', 'tcp_diag', 'udp_diag', 'sch_ingress', 'cls_bpf',
 )
+#: Those that some kernels do not have.
+OPTIONAL_MODULES = ('tls',)
 
 
 def build(modules):
     """
     Return an archive that Linux unpacks as its first file system.
 
-    :param modules: {name: path of the .ko file}, the names as `module_name` gives them
-    :raises RuntimeError: when busybox or a module is missing, or busybox is not static
+    :param modules: {name: path of the .ko file}, in the order in which they are to be loaded
+    :raises RuntimeError: when busybox is missing or not static
     """
     busybox = Path(shutil.which('busybox') or '')
     if not busybox.is_file() or b'/ld-linux' in busybox.read_bytes():
         raise RuntimeError('there is no static busybox: apt-get install busybox-static')
-    order = in_order(modules, MODULES)
     archive = Archive()
     archive.folder('bin')
     archive.file('bin/busybox', busybox.read_bytes())
     archive.file('init', (_HERE / 'init.sh').read_bytes())
     archive.folder('modules')
-    for name in order:
-        archive.file(f'modules/{name}.ko', modules[name].read_bytes())
-    archive.file('modules/order', ''.join(f'{name}.ko\n' for name in order).encode())
+    for name, path in modules.items():
+        archive.file(f'modules/{name}.ko', path.read_bytes())
+    archive.file('modules/order', ''.join(f'{name}.ko\n' for name in modules).encode())
     # The kernel opens it for the first process before that could make it.
     archive.folder('dev')
     archive.device('dev/console', 5, 1)
     return archive.close()
 
 
-def in_order(modules, wanted):
-    """Return the names of the wanted modules and of those that they need, which come first."""
+def in_order(modules, built_in):
+    """
+    Return the names of MODULES and of those that they need, which come first.
+
+    :param modules: {name: path of the .ko file}, the names as `module_name` gives them
+    :param built_in: names of what the kernel has without a module
+    :raises RuntimeError: when one is missing
+    """
     found = []
 
     def add(name):
-        if name in found:
+        if name in found or name in built_in:
             return
         if name not in modules:
             raise RuntimeError(f'the kernel package has no module {name}')
-        needed = re.search(rb'\0depends=([^\0]*)\0', modules[name].read_bytes())
+        needed = re.search(rb'\0depends=([^\0]*)\0', module_content(modules[name]))
         for other in (needed[1].decode() if needed else '').split(','):
             if other:
                 add(module_name(other))
         found.append(name)
 
-    for name in wanted:
-        add(module_name(name))
+    for name in map(module_name, MODULES):
+        add(name)
+    for name in map(module_name, OPTIONAL_MODULES):
+        if name in modules:
+            add(name)
     return found
+
+
+def module_content(path):
+    """Return a module's bytes, unpacked where the package has it compressed."""
+    content = path.read_bytes()
+    return lzma.decompress(content) if path.suffix == '.xz' else content
 
 
 def module_name(name):

@@ -1,19 +1,22 @@
-"""Debian 12's own kernel, downloaded by apt and unpacked into the cache; never installed."""
+"""Debian's kernels, downloaded by apt and unpacked into the cache; never installed."""
 
 from dataclasses import dataclass
 import hashlib
-import os
 from pathlib import Path
 import re
 import subprocess
 import tempfile
+import time
 
 from ipc_bypass.kernel.headers import cache_folder
 
-from vm.initramfs import in_order, module_name, MODULES
+from vm import initramfs
+from vm.debian import AptError, own_lists
 
-_PATTERN = r'^linux-image-6\.1\.0-[0-9]+-amd64$'
-_PATIENCE = 300
+#: The kernels' versions, each with the Debian release that has it.
+RELEASES = {'5.10': 'bullseye', '6.1': 'bookworm', '6.12': 'trixie', '7.2': 'forky'}
+# Where a kernel was fetched within this time, in seconds, apt is not asked for a newer one.
+_FRESH = 14 * 24 * 3600
 
 
 class NoKernelError(RuntimeError):
@@ -29,86 +32,99 @@ class Kernel:
     modules: dict[str, Path]
 
 
-def debian_kernel():
+def debian_kernel(version='6.1'):
     """
-    Return the newest 6.1 kernel that apt knows, from the cache where it is there.
+    Return the newest kernel of a version in RELEASES, from the cache where it is there.
 
     :raises NoKernelError: when apt has none, or the download fails
     """
     place = cache_folder() / 'kernels'
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Apt's own lists may be missing, as in a container, or old; then lists of our own serve.
-    own = [f'-oDir::State::Lists={place}/lists', f'-oDir::Cache={place}/cache']
-    reason = ''
-    for options in ([], own):
-        try:
-            if options:
-                _run('apt-get', *options, 'update')
-            package = _newest(options)
-            if package is None:
-                reason = 'apt knows no linux-image-6.1.0-*-amd64, a package of Debian 12'
-                continue
-            target = place / f'{package}-{_digest()}'
-            if not target.is_dir():
-                _fetch(package, options, target)
-            return _kernel(package, target)
-        except subprocess.SubprocessError as error:
-            reason = _said(error)
-    for target in sorted(place.glob(f'linux-image-*-{_digest()}')):
-        return _kernel(target.name.rpartition('-')[0], target)
-    raise NoKernelError(f'get a kernel for the virtual machine: {reason}')
+    cached = _cached(place, version)
+    if cached and time.time() - cached.stat().st_mtime < _FRESH:
+        return _kernel(cached)
+    try:
+        return _kernel(_fetched(place, version))
+    except (AptError, subprocess.SubprocessError) as error:
+        if cached:
+            return _kernel(cached)
+        raise NoKernelError(f'get kernel {version} of Debian {RELEASES[version]} for the '
+                            f'virtual machine: {error}') from error
 
 
 def _digest():
     """Return a mark of what is kept of a package: a list of modules, which may change."""
-    return hashlib.sha256(' '.join(MODULES).encode()).hexdigest()[:8]
+    names = initramfs.MODULES + initramfs.OPTIONAL_MODULES
+    return hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]
 
 
-def _newest(options):
-    """Return the name of the newest package, None where there is none."""
-    found = [line.split()[0] for line in
-             _run('apt-cache', *options, 'search', '--names-only', _PATTERN).splitlines()]
-    return max(found, key=lambda name: [int(number) for number in re.findall(r'\d+', name)],
-               default=None)
+def _pattern(version):
+    """Return the names that Debian gave its packages of this version, as a regular expression."""
+    return rf'linux-image-{re.escape(version)}\.[0-9]+(\+deb[0-9]+)?(-[0-9]+)?-amd64'
 
 
-def _fetch(package, options, target):
-    """Download a package and keep of it what the machine needs, all of it or nothing."""
-    with tempfile.TemporaryDirectory(prefix='new-', dir=target.parent) as folder:
-        whole, kept = Path(folder, 'whole'), Path(folder, 'kept')
-        _run('apt-get', *options, 'download', package, cwd=folder)
-        archive, = Path(folder).glob('*.deb')
-        _run('dpkg-deb', '-x', archive, whole)
-        image, = whole.glob('boot/vmlinuz-*')
-        modules = _modules(whole.glob('lib/modules/*/kernel'))
+def _cached(place, version):
+    """Return the folder of the kernel that was fetched last, None where there is none."""
+    wanted = re.compile(f'{_pattern(version)}-{_digest()}')
+    return max((folder for folder in place.iterdir() if wanted.fullmatch(folder.name)),
+               key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _fetched(place, version):
+    """Return the folder of the newest kernel that Debian has; download what is not there."""
+    with tempfile.TemporaryDirectory(prefix='new-', dir=place) as folder:
+        apt = own_lists(RELEASES[version], Path(folder, 'apt'))
+        found = apt.search(f'^{_pattern(version)}$')
+        if not found:
+            raise AptError(f'it has no package {_pattern(version)}')
+        package = max(found, key=lambda name: [int(number) for number in re.findall(r'\d+', name)])
+        target = place / f'{package}-{_digest()}'
+        if target.is_dir():
+            target.touch()  # it is still the newest
+            return target
+        # Since 2026 the image's package is empty, and others have what it had.
+        parts = [name for name in apt.depends(package)
+                 if re.match(r'linux-(base|binary|modules)-\d', name)]
+        kept, whole = Path(folder, 'kept'), Path(folder, 'whole')
+        for name in (package, *parts):
+            apt.unpack(name, whole)
         kept.mkdir()
-        image.rename(kept / 'vmlinuz')
-        for name in in_order(modules, MODULES):
-            modules[name].rename(kept / f'{name}.ko')
+        _keep(whole, kept)
         try:
             kept.rename(target)
         except OSError:
             if not target.is_dir():  # else another process made it meanwhile
                 raise
+        return target
 
 
-def _kernel(package, folder):
-    return Kernel(package, folder / 'vmlinuz', _modules([folder]))
+def _keep(whole, kept):
+    """Put what the machine needs of an unpacked kernel into a folder."""
+    image = next((path for pattern in ('boot/vmlinuz-*', 'usr/lib/modules/*/vmlinuz')
+                  for path in whole.glob(pattern)), None)
+    if image is None:
+        raise AptError('the packages have no kernel image')
+    image.rename(kept / 'vmlinuz')
+    modules = _modules(whole.glob('**/modules/*/kernel'))
+    built_in = {initramfs.module_name(Path(line).stem)
+                for listing in whole.glob('**/modules/*/modules.builtin')
+                for line in listing.read_text().split()}
+    try:
+        order = initramfs.in_order(modules, built_in)
+    except RuntimeError as error:
+        raise AptError(str(error)) from error
+    for name in order:
+        (kept / f'{name}.ko').write_bytes(initramfs.module_content(modules[name]))
+    (kept / 'modules.order').write_text(''.join(f'{name}\n' for name in order))
+
+
+def _kernel(folder):
+    return Kernel(folder.name.rpartition('-')[0], folder / 'vmlinuz',
+                  {name: folder / f'{name}.ko'
+                   for name in (folder / 'modules.order').read_text().split()})
 
 
 def _modules(folders):
     """Return the modules in these folders by name."""
-    return {module_name(path.stem): path for folder in folders for path in folder.rglob('*.ko')}
-
-
-def _run(*command, cwd=None):
-    """Run a command and return what it printed; raises subprocess.SubprocessError."""
-    return subprocess.run(command, cwd=cwd, check=True, timeout=_PATIENCE, text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL,
-                          env={**os.environ, 'LC_ALL': 'C'}).stdout
-
-
-def _said(error):
-    """Return why a command failed, in one line."""
-    lines = (getattr(error, 'stderr', None) or '').strip().splitlines()
-    return f'{error}: {lines[-1]}' if lines else str(error)
+    return {initramfs.module_name(path.name.partition('.')[0]): path
+            for folder in folders for path in folder.rglob('*.ko*')}

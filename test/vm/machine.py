@@ -1,11 +1,12 @@
 """
-A virtual machine that runs a command on Debian 12's own kernel, in the host's file system.
+A virtual machine that runs a command on a kernel of Debian, in the host's file system.
 
 qemu emulates the processor (no KVM is needed) and hands the host's root file system to the
 machine by 9p, read-only; the machine lays memory over it. So the command finds this very
 repository, Python, BCC, and everything else of the host, but another kernel.
 """
 
+import contextlib
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -16,12 +17,15 @@ import tempfile
 import time
 
 from vm import initramfs, kernel
+from vm.tsc import counter_khz
 
 #: Seconds until the machine is given up, unless told otherwise.
 PATIENCE = 600.0
 _MEMORY = '2G'
-# What is emulated takes its time (support.waiting, kernel.loader).
-_ENVIRONMENT = {'IPC_BYPASS_TEST_PATIENCE': '4'}
+_IDLE = ('chrt', '--idle', '0')
+# What is emulated takes its time (support.waiting, kernel.loader), all the more where others
+# come first.
+_PATIENCE_IN, _PATIENCE_IN_IDLE = '4', '12'
 # What takes the emulator long and no test needs: wide registers, a fifth level of page tables,
 # checks of the page tables' user bit.
 _PROCESSOR = 'max,avx=off,avx2=off,f16c=off,fma=off,la57=off,smap=off,smep=off'
@@ -47,37 +51,48 @@ class Result:
 def missing():
     """Return the programs that the machine needs and this host lacks, with their packages."""
     found = {'qemu-system-x86_64': 'qemu-system-x86', 'busybox': 'busybox-static',
-             'dpkg-deb': 'dpkg', 'apt-get': 'apt'}
+             'dpkg-deb': 'dpkg', 'apt-get': 'apt', 'chrt': 'util-linux'}
     return [f'{name} (apt-get install {package})' for name, package in found.items()
             if shutil.which(name) is None]
 
 
-def run(command, *, exchange, environment=None, timeout=PATIENCE, live=None):
+def run(command, *, exchange, version='6.1', environment=None, timeout=PATIENCE, live=None,
+        where=None, idle=False, stop=None):
     """
     Boot, run a command as root, power off, and return the Result.
 
     :param command: the words of a command, found on the host's file system
     :param exchange: a folder of the host, which the command has as /exchange, for results
+    :param version: of the kernel, one of kernel.RELEASES
     :param environment: further variables; those of this process are the command's, too
     :param timeout: seconds until the machine is ended
     :param live: a binary stream that is to have the output as it comes
+    :param where: the folder in which the command starts, this process's own when left out
+    :param idle: take only what processor time nobody else wants
+    :param stop: a threading.Event that ends the machine
     :raises kernel.NoKernelError: when there is no kernel to boot
     """
     exchange = Path(exchange)
-    booted = kernel.debian_kernel()
+    booted = kernel.debian_kernel(version)
     for name in ('output', 'status'):
         (exchange / name).unlink(missing_ok=True)
     _write_command(exchange / 'command', command,
-                   {**os.environ, **_ENVIRONMENT, **(environment or {})})
+                   {**os.environ, 'IPC_BYPASS_TEST_PATIENCE':
+                    _PATIENCE_IN_IDLE if idle else _PATIENCE_IN, **(environment or {})},
+                   where or os.getcwd())
     with tempfile.TemporaryDirectory(prefix='ipc_bypass_machine_') as folder:
         first = Path(folder, 'initramfs')
         first.write_bytes(initramfs.build(booted.modules))
         console = Path(folder, 'console')
         with open(console, 'wb') as stream:
-            process = subprocess.Popen(_qemu(booted.image, first, exchange), stdout=stream,
-                                       stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([*(_IDLE if idle else ()),
+                                        *_qemu(booted.image, first, exchange)],
+                                       stdout=stream, stdin=subprocess.DEVNULL,
+                                       stderr=subprocess.STDOUT, start_new_session=idle)
             try:
-                if not _ends(process, timeout, exchange / 'output', live):
+                if idle:
+                    _yield_group(process.pid)
+                if not _ends(process, timeout, exchange / 'output', live, stop):
                     stream.write(f'\nmachine: ended after {timeout:g} s\n'.encode())
             finally:
                 process.kill()
@@ -85,11 +100,17 @@ def run(command, *, exchange, environment=None, timeout=PATIENCE, live=None):
         return Result(_status(exchange / 'status'), _text(exchange / 'output'), _text(console))
 
 
-def _ends(process, timeout, output, live):
+def _yield_group(pid):
+    """Let other sessions' processes come first, too, where the kernel shares by sessions."""
+    with contextlib.suppress(OSError):
+        Path(f'/proc/{pid}/autogroup').write_text('19')
+
+
+def _ends(process, timeout, output, live, stop):
     """Wait for the machine's end, with its output shown meanwhile; return whether it came."""
     deadline, shown = time.monotonic() + timeout, 0
     ended = False
-    while not ended and time.monotonic() < deadline:
+    while not ended and time.monotonic() < deadline and not (stop and stop.is_set()):
         try:
             process.wait(0.2)
             ended = True
@@ -107,12 +128,14 @@ def _ends(process, timeout, output, live):
 
 def _qemu(image, first, exchange):
     """Return the words that start the machine; it ends by itself when its kernel panics."""
+    rate = counter_khz()
+    arguments = f'{_ARGUMENTS} tsc_early_khz={rate}' if rate else _ARGUMENTS
     return [
         'qemu-system-x86_64', '-accel', 'tcg,thread=multi,tb-size=512', '-cpu', _PROCESSOR,
         '-smp', '2', '-m', _MEMORY, '-nodefaults', '-no-user-config', '-no-reboot',
         '-display', 'none', '-serial', 'stdio',
         '-kernel', str(image), '-initrd', str(first),
-        '-append', _ARGUMENTS,
+        '-append', arguments,
         '-fsdev', 'local,id=host,path=/,security_model=none,readonly=on,multidevs=remap',
         '-device', 'virtio-9p-pci,fsdev=host,mount_tag=host',
         '-fsdev', f'local,id=exchange,path={exchange},security_model=none',
@@ -121,12 +144,12 @@ def _qemu(image, first, exchange):
     ]
 
 
-def _write_command(path, command, environment):
+def _write_command(path, command, environment, where):
     """Write the script that the machine runs: the environment, this folder, the command."""
     lines = [f'export {name}={shlex.quote(value)}' for name, value in environment.items()
              if name.isidentifier()]
     path.touch(mode=0o600)  # the environment may hold what is nobody else's affair
-    path.write_text('\n'.join([*lines, f'cd {shlex.quote(os.getcwd())}',
+    path.write_text('\n'.join([*lines, f'cd {shlex.quote(str(where))}',
                                f'exec {shlex.join(map(str, command))}', '']))
 
 

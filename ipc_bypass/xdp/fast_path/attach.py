@@ -75,6 +75,10 @@ class TcAttachments:
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EACCES):
                 raise privilege_error(what, ['CAP_NET_ADMIN', 'CAP_BPF'], error.errno) from error
+            if self._wanted == 'tcx' and error.errno in _NO_TCX:
+                raise AttachError(what, 'the kernel has no tcx links', errno=error.errno,
+                                  next_step="use kernel 6.6 or later, or attach by 'auto'"
+                                  ) from error
             raise AttachError(what, errno=error.errno or errno.EIO,
                               next_step='see: tc filter show dev NAME ingress') from error
 

@@ -1,0 +1,1 @@
+"""Tests that are made for the virtual machines; they pass on any host."""
