@@ -64,7 +64,7 @@ setup(
         (f'share/{PACKAGE}', ['package.xml']),
         # lib/ipc_bypass, where ros2 run looks, is on nobody's PATH; bin is.
         ('bin', ['scripts/lib/ipc-bypass']),
-        *shared_files('bench', 'bpf', 'config', 'launch', 'systemd'),
+        *shared_files('bench', 'bpf', 'config', 'launch', 'prebuilt', 'systemd'),
     ],
     install_requires=['setuptools'],
     extras_require={'test': ['pytest']},

@@ -120,13 +120,15 @@ class Observer:
 
     def _list_rules(self):
         """Return the rules as dicts, [] where the node is not configured."""
-        deadline = time.monotonic() + self._timeout
+        deadline, asked = time.monotonic() + self._timeout, []
         while time.monotonic() < deadline:
-            # DDS loses the answer of a node that has not discovered this client yet: ask again.
-            answer = self._rules.call_async(ListRules.Request())
-            self._wait(answer.done, _ANSWER_SECONDS)
-            if answer.done():
-                return plain(answer.result().rules)
+            # DDS loses the answer of a node that has not discovered this client yet: ask again,
+            # and take whichever answer comes, for a busy node may need longer than this waits.
+            asked.append(self._rules.call_async(ListRules.Request()))
+            self._wait(lambda: any(answer.done() for answer in asked), _ANSWER_SECONDS)
+            for answer in asked:
+                if answer.done():
+                    return plain(answer.result().rules)
         raise NodeError(f'ask node {self._name} for its rules',
                         f'no answer within {self._timeout:g} s')
 

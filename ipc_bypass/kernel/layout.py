@@ -97,10 +97,23 @@ class StructLayout:
 
     @classmethod
     def from_btf(cls, btf: Btf, type_id: int) -> StructLayout:
-        """Return the layout of a struct or union of a BTF object."""
+        """Return the layout of a struct or union of a BTF object; raises ValueError."""
         fields: dict[str, FieldLayout] = {}
-        _collect(btf, type_id, 0, fields)
+        try:
+            _collect(btf, type_id, 0, fields)
+        except RecursionError:
+            raise ValueError(f'a struct {btf.name(type_id)} that holds itself') from None
         return cls(btf.name(type_id), btf.type_size(type_id), fields)
+
+    @classmethod
+    def from_dict(cls, entry: dict | None) -> StructLayout | None:
+        """Return what `dataclasses.asdict` and JSON made of a layout; None of None."""
+        if entry is None:
+            return None
+        return cls(entry['name'], entry['size'], {
+            name: FieldLayout(**{**field, 'shape': tuple(field['shape']),
+                                 'nested': cls.from_dict(field['nested'])})
+            for name, field in entry['fields'].items()})
 
     @cached_property
     def _plan(self) -> list[tuple[str, FieldLayout, struct.Struct | None, bool]]:

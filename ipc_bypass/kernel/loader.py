@@ -1,8 +1,8 @@
 """
-Compile and load a program file, without the compiler in this process.
+Load a program file: as it was compiled with the package, or compiled now.
 
-A short-lived child (`ipc_bypass.kernel.loader_worker`) does it with BCC and hands the
-descriptors over a Unix socket; nothing here imports BCC.
+The compiler is not in this process: a short-lived child (`ipc_bypass.kernel.loader_worker`) does
+it with BCC and hands the descriptors over a Unix socket; nothing here imports BCC.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ipc_bypass.kernel.capabilities import missing, next_step, privilege_error
 from ipc_bypass.kernel.errors import (
     BypassError,
     CompileError,
+    HeadersError,
     LoaderError,
     UnsupportedError,
     VerifierError,
@@ -28,6 +29,8 @@ from ipc_bypass.kernel.errors import (
 from ipc_bypass.kernel.headers import find_headers, HeaderTree
 from ipc_bypass.kernel.layout import StructLayout
 from ipc_bypass.kernel.loader_child import no_bcc, run_worker
+from ipc_bypass.kernel.prebuilt import Prebuilt
+from ipc_bypass.kernel.prebuilt_files import choice, find_prebuilt, VARIABLE
 from ipc_bypass.kernel.sources import bpf_source
 
 # Kernel headers of another release than clang's give these by the hundred.
@@ -101,7 +104,10 @@ def load_object(source: Path, definitions: Mapping[str, int | str],
                 layouts: Sequence[str] = (), timeout: float = _PATIENCE,
                 headers: HeaderTree | None = None) -> LoadedObject:
     """
-    Compile a file, create its maps, load programs out of it.
+    Create a file's maps and load programs out of it.
+
+    What was compiled with the package is taken where there is that (`prebuilt_files`), unless
+    `layouts` or `headers` are given; else the file is compiled.
 
     :param source: a .bpf.c file; headers beside it are found
     :param definitions: names and values as if by #define
@@ -117,8 +123,35 @@ def load_object(source: Path, definitions: Mapping[str, int | str],
     :raises UnsupportedError: when BCC, a kind of map or of program is missing
     :raises LoaderError: when the child hangs or dies
     """
-    loaded, _ = _compile(source, definitions, programs, maps, layouts, headers, timeout)
+    lacking = ''
+    if not layouts and headers is None:
+        found, lacking = select_prebuilt(source, definitions, programs)
+        if found is not None:
+            return found.load(programs, maps, definitions)
+    try:
+        loaded, _ = _compile(source, definitions, programs, maps, layouts, headers, timeout)
+    except HeadersError as error:
+        raise HeadersError(error.what, f'{error.reason} (and {lacking})' if lacking else
+                           error.reason, next_step=error.next_step) from error
     return loaded
+
+
+def select_prebuilt(source: Path, definitions: Mapping[str, int | str],
+                    programs: Sequence[ProgramSpec]) -> tuple[Prebuilt | None, str]:
+    """
+    Return the file as it was compiled with the package; None and why where it is to be compiled.
+
+    :raises UnsupportedError: when there is no such, and the environment says not to compile
+    :raises BypassError: when the source cannot be read
+    """
+    source, wanted = Path(source).resolve(), choice()
+    if wanted == 'compile':
+        return None, ''
+    found, lacking = find_prebuilt(source, read_source(source), definitions, programs)
+    if found is None and wanted == 'prebuilt':
+        raise UnsupportedError(f'load {source.name}', lacking, next_step=f'unset {VARIABLE}, and '
+                               'see docs/prebuilt.md')
+    return found, lacking
 
 
 @contextmanager
@@ -171,7 +204,7 @@ def _compile(source: Path, definitions: Mapping[str, int | str], programs: Seque
 
 def read_source(source: Path, *, within: tuple[str, ...] = ()) -> str:
     """
-    Return the text of a program file, with the files *.bpf.h that it includes in their places.
+    Return the text of a program file, with the files `*.bpf.h` that it includes in their places.
 
     They hold code that uses maps, which BCC rewrites in the main file only.
 

@@ -20,11 +20,15 @@ _NO_BATCH = (errno.EINVAL, errno.ENOTSUP, 524)
 
 def map_create(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0,
                name: str = '', *, btf_fd: int = 0, btf_key_type: int = 0,
-               btf_value_type: int = 0) -> int:
-    """Create a map (sizes in bytes) and return its descriptor."""
+               btf_value_type: int = 0, inner_fd: int = 0) -> int:
+    """
+    Create a map (sizes in bytes) and return its descriptor.
+
+    :param inner_fd: for a map of maps: one that is shaped as those in it will be
+    """
     def attr() -> bytearray:
         return bytearray(struct.pack(
-            '=IIIIIII16sIIII', map_type, key_size, value_size, max_entries, flags, 0, 0,
+            '=IIIIIII16sIIII', map_type, key_size, value_size, max_entries, flags, inner_fd, 0,
             name.encode()[:15], 0, btf_fd, btf_key_type, btf_value_type))
     try:
         return bpf(BpfCmd.MAP_CREATE, attr())

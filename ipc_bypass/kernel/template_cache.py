@@ -1,8 +1,9 @@
 """
 Compiled programs kept in the user's cache folder, so that a start takes no compiler.
 
-An entry is found by everything that went into it: the text with all headers, the definitions,
-the kernel headers and the compiler's library. What another user could have written is not read.
+What was compiled with the package comes first (`prebuilt_files`). An entry of the cache is found
+by everything that went into it: the text with all headers, the definitions, the kernel headers
+and the compiler's library. What another user could have written is not read.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import tempfile
 
 from ipc_bypass.kernel.headers import cache_folder, find_headers
 from ipc_bypass.kernel.layout import FieldLayout, StructLayout
-from ipc_bypass.kernel.loader import ProgramSpec, read_source
+from ipc_bypass.kernel.loader import ProgramSpec, read_source, select_prebuilt
 from ipc_bypass.kernel.sources import bpf_source
 from ipc_bypass.kernel.template import compile_template, MapShape, Template
+from ipc_bypass.kernel.trusted_paths import distrust
 
 # Raised whenever the form of an entry changes.
 _VERSION = 1
@@ -40,6 +42,10 @@ def cached_template(source: Path, definitions: Mapping[str, int | str],
     :raises BypassError: as `compile_template`; a cache that cannot be used is none
     """
     source = Path(source).resolve()
+    if cache is None:
+        prebuilt, _ = select_prebuilt(source, definitions, programs)
+        if prebuilt is not None:
+            return prebuilt.template(programs, definitions)
     headers = find_headers()
     folder = cache or cache_folder() / 'programs'
     place = folder / f'{_key(source, definitions, programs, headers)}.json'
@@ -75,7 +81,7 @@ def _read(place: Path) -> Template | None:
     """Return an entry, None where there is none that can be trusted."""
     try:
         folder = os.lstat(place.parent)
-        if not stat.S_ISDIR(folder.st_mode) or not _is_ours(folder):
+        if not stat.S_ISDIR(folder.st_mode) or not _is_ours(folder) or distrust(place.parent):
             return None
         fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, encoding='utf-8') as stream:
@@ -95,7 +101,8 @@ def _is_ours(state: os.stat_result) -> bool:
 def _write(place: Path, template: Template) -> None:
     """Write an entry under another name, then rename it: readers see it whole or not at all."""
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_ours(os.lstat(place.parent)):
+    folder = os.lstat(place.parent)
+    if not stat.S_ISDIR(folder.st_mode) or not _is_ours(folder) or distrust(place.parent):
         return
     old = sorted(place.parent.glob('*.json'), key=lambda path: path.stat().st_mtime_ns)
     for path in old[:-_MOST_ENTRIES]:

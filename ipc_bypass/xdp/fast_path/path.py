@@ -13,7 +13,8 @@ from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.kernel.loader import LoadedObject, ProgramSpec
 from ipc_bypass.kernel.rcu import wait_for_programs
 from ipc_bypass.kernel.sources import bpf_source
-from ipc_bypass.kernel.template import compile_template, Template
+from ipc_bypass.kernel.template import Template
+from ipc_bypass.kernel.template_cache import cached_template
 from ipc_bypass.kernel.uapi import ProgType
 from ipc_bypass.xdp.fast_path.attach import TcAttachments, WAYS
 from ipc_bypass.xdp.fast_path.keeper import Keeper
@@ -219,8 +220,8 @@ class FastPath:
 @functools.lru_cache(maxsize=1)
 def _template() -> Template:
     """Return the program, compiled once a process."""
-    return compile_template(bpf_source(SOURCE), {'PORTS': FastPathSettings.max_ports + 1},
-                            [ProgramSpec(PROGRAM, ProgType.SCHED_CLS)])
+    return cached_template(bpf_source(SOURCE), {'PORTS': FastPathSettings.max_ports + 1},
+                           [ProgramSpec(PROGRAM, ProgType.SCHED_CLS)])
 
 
 def _text(address: bytes) -> str:

@@ -1,0 +1,1 @@
+"""Compile the programs with the package, for machines without a compiler."""
