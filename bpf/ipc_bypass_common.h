@@ -10,7 +10,7 @@
 #define IPC_BYPASS_COMMON_H
 
 /* Raised whenever a struct below changes its meaning or its layout. */
-#define IPC_BYPASS_LAYOUT_VERSION 3
+#define IPC_BYPASS_LAYOUT_VERSION 4
 
 /* What the rule table holds for a port. */
 enum rule_action {
@@ -55,7 +55,16 @@ enum pass_reason {
 	PASS_CLOSING = 11,
 	/* The gateway between the two ends has not brought them together (yet). */
 	PASS_NOT_PAIRED = 12,
-	PASS_REASONS = 13,
+	/* The receiver takes its data by splice(2), which finds nothing in a redirected socket. */
+	PASS_SPLICE = 13,
+	/* The receiver reads with MSG_WAITALL, which a redirected socket does not wait for. */
+	PASS_WAITALL = 14,
+	/* The sender set SO_ZEROCOPY: redirected sends have no completions. */
+	PASS_ZEROCOPY = 15,
+	/* The other end was left out: its program is listed, or did one of these, or see enum
+	   unfit. */
+	PASS_EXCLUDED = 16,
+	PASS_REASONS = 17,
 };
 
 /* Events that are not messages, in struct totals. */
@@ -78,7 +87,11 @@ enum total_event {
 	EVENT_GATEWAY_ENDS = 15,       /* ends of a gateway's own sockets that were noted */
 	EVENT_GATEWAY_TABLE_FULL =
 		16, /* ... that could not be: their connections go by the gateway */
-	EVENTS = 17,
+	EVENT_LEFT_OUT_EXCLUDED = 17, /* ends left out: of programs and users that are excluded */
+	EVENT_LEFT_OUT_OPTIONS = 18,  /* ends left out: an option that redirect does not heed */
+	EVENT_UNFIT_SOCKETS = 19,     /* entered ends that used what redirect does not have */
+	EVENT_READS_INTERRUPTED = 20, /* blocking reads that answered EAGAIN on an entered end */
+	EVENTS = 21,
 };
 
 /* What a flow did with its last message, and does with the next if nothing changes. */
@@ -134,6 +147,52 @@ struct gateway_end {
 struct arrival {
 	__u32 next_sequence;
 	__u32 started;
+	__u32 flow_index;
+	__u32 unfit;   /* UNFIT_SPLICE or UNFIT_WAITALL: its reader was seen to do that */
+	__u32 splices; /* how often it did */
+	__u32 reads;   /* of TCP's queue, as tcp_watch.bpf.c counts them */
+};
+
+/* Programs that are left out -------------------------------------------------------------------
+ */
+
+/* Why a program is left out: what it does, or what it set for a socket. */
+enum unfit {
+	UNFIT_LISTED = 0, /* the node was told */
+	UNFIT_SPLICE = 1,
+	UNFIT_WAITALL = 2,
+	UNFIT_ZEROCOPY = 3,
+	/* It reads sooner than it wants. Its open connections are redirected all the same: what
+	   passes is not to be had below the mark, and a read that blocks answers EAGAIN then. */
+	UNFIT_LOW_WATER_MARK = 4,
+};
+
+/* As /proc/PID/comm: filled with zeros. */
+struct program_name {
+	char text[16];
+};
+
+/* Who is left out: key of the map `exclusions`. */
+struct exclusion_key {
+	struct program_name name;
+	__u32 port; /* by which the connection is enrolled; 0: any */
+	__u32 unused;
+};
+
+struct exclusion {
+	__u64 found_ns; /* CLOCK_MONOTONIC; 0: it was listed */
+	__u32 pid;	/* of the process that was found */
+	__u32 reason;	/* enum unfit */
+};
+
+/*
+ * What a socket carries whose maker may be left out; what is accepted has its listener's. It is
+ * put there when the socket is made, and by user space for listeners that were there before.
+ */
+struct exclusion_mark {
+	struct program_name name;
+	__u32 user; /* 1: its user is left out */
+	__u32 unused;
 };
 
 /* What the program reads of a receiver, by way of its noted kernel address. */
@@ -195,7 +254,9 @@ struct flow {
 			      came */
 	__u32 beyond_base; /* and as it went on */
 	__u32 by_gateway;  /* the connection's other end is a gateway's */
-	__u32 gateway_unused;
+	__u32 unfit;	   /* what its owner was seen to do with it, as struct arrival has it */
+	__u32 option;	   /* UNFIT_ZEROCOPY or UNFIT_LOW_WATER_MARK: it was seen to be set */
+	__u32 option_unused;
 };
 
 /* Sums over flows that are closed, and events. */
@@ -224,6 +285,7 @@ struct settings {
 	__u64 guard_size;   /* bytes: mean size of a message below which it is small */
 	__u64 guard_ns;	    /* how long it must last */
 	__u64 capture_ring; /* of the pool, counted from 1: copy redirected messages; 0: do not */
+	__u64 find_unfit;   /* 1: heed options that redirected sockets do not have */
 };
 
 /* The pool: memory that a program writes and consumers map ------------------------------------ */

@@ -160,6 +160,7 @@ static __always_inline __u32 enrolled_port(const struct end_key *key)
 	return 0;
 }
 
+#include "tcp_exclusions.bpf.h"
 #if GATEWAY
 #include "tcp_gateway.bpf.h"
 #endif
@@ -191,7 +192,7 @@ static __always_inline void establish(struct bpf_sock_ops *ctx)
 		by_gateway = 1;
 	}
 #endif
-	if (!port)
+	if (!port || leave_out(sk, &key, port, set))
 		return;
 
 	if (free_flows.pop(&index)) {
@@ -211,7 +212,11 @@ static __always_inline void establish(struct bpf_sock_ops *ctx)
 	__builtin_memset(flow, 0, sizeof(*flow));
 	place.cookie = bpf_get_socket_cookie(ctx);
 	place.flow_index = index;
+#if KERNEL_VIEW
+	/* Only then: without CAP_PERFMON no address may go into a map. */
 	place.socket_address = (__u64)sk;
+#endif
+	arrival.flow_index = index;
 	state->cookie = place.cookie;
 	state->flow_index = index;
 	state->gateway = 0;
@@ -366,9 +371,6 @@ static __always_inline int find_peer(struct flow *flow)
 }
 
 #if KERNEL_VIEW
-#define READ_KERNEL(target, address) \
-	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
-
 /*
  * Look at the receiver's queues. Its address was noted when it was entered; the memory of a TCP
  * socket is only ever a TCP socket's while the program runs (SLAB_TYPESAFE_BY_RCU), or is given
@@ -551,7 +553,7 @@ static __always_inline int within_budget(struct flow *flow, const struct setting
 
 #if WAKE
 	if ((bytes + set->budget_bytes / 2 > flow->budget_limit ||
-	     messages + set->budget_messages / 2 > flow->message_limit) &&
+	     messages + set->budget_messages / 4 > flow->message_limit) &&
 	    flow->asked_limit != flow->budget_limit + flow->message_limit) {
 		flow->asked_limit = flow->budget_limit + flow->message_limit;
 		wake.ringbuf_output(&index, sizeof(index), 0);
@@ -602,6 +604,34 @@ static __always_inline int small_writes(struct flow *flow, const struct settings
 	flow->window_bytes = 0;
 	flow->window_peer_messages = peer_messages;
 	return flow->small_since_ns && now - flow->small_since_ns > set->guard_ns;
+}
+
+/*
+ * Return why the message must not be redirected for what its two ends do: a reason of enum
+ * pass_reason, or 0. What they were seen to do stays; an option counts while it is set.
+ */
+static __always_inline __u32 unfit_ends(struct flow *flow, const struct settings *set)
+{
+	__u32 index = flow->peer_index;
+	struct flow *peer = flows.lookup(&index);
+
+	if (peer && peer->cookie == flow->peer_cookie) {
+		if (peer->unfit == UNFIT_SPLICE)
+			return PASS_SPLICE;
+		if (peer->unfit == UNFIT_WAITALL)
+			return PASS_WAITALL;
+#if KERNEL_VIEW
+		if (set->find_unfit && has_low_water_mark(flow->peer_address))
+			peer->option = UNFIT_LOW_WATER_MARK;
+#endif
+	}
+#if KERNEL_VIEW
+	if (set->find_unfit && awaits_completions(flow->socket_address)) {
+		flow->option = UNFIT_ZEROCOPY;
+		return PASS_ZEROCOPY;
+	}
+#endif
+	return 0;
 }
 
 static __always_inline int pass(struct flow *flow, enum pass_reason reason, __u64 size)
@@ -741,7 +771,7 @@ int msg_steer(struct sk_msg_md *msg)
 	struct bpf_sock *sk;
 	struct flow *flow;
 	__u64 size = msg->size, now;
-	__u32 index, zero = 0;
+	__u32 index, unfit, zero = 0;
 	int small, passed;
 #if KERNEL_VIEW
 	int same;
@@ -773,15 +803,24 @@ int msg_steer(struct sk_msg_md *msg)
 		return pass(flow, PASS_CLOSING, size);
 	if (!rule_holds(flow))
 		return pass(flow, PASS_WITHDRAWN, size);
-	if (find_peer(flow))
-		return pass(flow,
-			    flow->by_gateway && !flow->near_cookie ? PASS_NOT_PAIRED
-								   : PASS_NO_PEER,
-			    size);
+	if (find_peer(flow)) {
+		if (flow->by_gateway && !flow->near_cookie)
+			return pass(flow, PASS_NOT_PAIRED, size);
+		if (is_left_out(&flow->peer_key))
+			return pass(flow, PASS_EXCLUDED, size);
+		return pass(flow, PASS_NO_PEER, size);
+	}
 #if KERNEL_VIEW
 	if (upper_protocol(flow))
 		return pass(flow, PASS_UPPER_PROTOCOL, size);
 #endif
+	unfit = unfit_ends(flow, set);
+	if (unfit == PASS_SPLICE)
+		return pass(flow, PASS_SPLICE, size);
+	if (unfit == PASS_WAITALL)
+		return pass(flow, PASS_WAITALL, size);
+	if (unfit == PASS_ZEROCOPY)
+		return pass(flow, PASS_ZEROCOPY, size);
 	small = small_writes(flow, set, size, now);
 
 	passed = flow->steer == STEER_PASS;

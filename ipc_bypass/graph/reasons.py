@@ -9,6 +9,7 @@ from ipc_bypass.graph.connections import Connection
 from ipc_bypass.graph.model import Process, REDIRECTED, TCP, UNKNOWN
 
 CHANGE_QOS = 'give both ends the same QoS'
+EXCLUDE = 'nothing: the usual way is right for it (docs/semantics.md)'
 LOOK_AGAIN = 'run `ipc-bypass doctor` again'
 WITH_SUDO = 'run with sudo'
 
@@ -32,7 +33,11 @@ PASSED = {
                        'restart one of the two processes'),
     'upper_protocol': ('TLS of the kernel sits on the socket', ''),
     'closing': ('the connection ends', ''),
-    'not_paired': ('the gateway between the two has not brought them together', '')}
+    'not_paired': ('the gateway between the two has not brought them together', ''),
+    'splice': ('the receiver moves data by splice(2)', EXCLUDE),
+    'waitall': ('the receiver reads with MSG_WAITALL', EXCLUDE),
+    'zerocopy': ('the sender set SO_ZEROCOPY', EXCLUDE),
+    'excluded': ('the other end is a program that is left out', EXCLUDE)}
 
 
 def enroll_command(node: dict, port: int) -> str:

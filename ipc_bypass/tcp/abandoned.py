@@ -70,7 +70,7 @@ class AbandonedWriters:
             return False
         try:
             # Bytes that its peer sent before it closed stay to be read.
-            return _waits_in_vain(fd) and not unread_bytes(fd, self._by_peek) and _reset(fd)
+            return _waits_in_vain(fd) and not unread_bytes(fd, self._by_peek) and abort(fd)
         except OSError:
             return False
         finally:
@@ -87,7 +87,7 @@ def _waits_in_vain(fd):
     return waiting[0] > 0
 
 
-def _reset(fd):
+def abort(fd):
     """Abort a connection: its owner gets ECONNRESET (net/ipv4/tcp.c, tcp_disconnect)."""
     nobody = bytes(16)  # a struct sockaddr of AF_UNSPEC
     return _libc.connect(fd, nobody, len(nobody)) == 0

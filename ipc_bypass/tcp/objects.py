@@ -11,23 +11,25 @@ import os
 from pathlib import Path
 
 from ipc_bypass.kernel import bpffs, syscall
-from ipc_bypass.kernel.errors import PinError, UnsupportedError, VerifierError
+from ipc_bypass.kernel.errors import PinError, SHORTAGES, UnsupportedError, VerifierError
 from ipc_bypass.kernel.header import enumerations
 from ipc_bypass.kernel.loader import load_object, LoadedMap, ProgramSpec
 from ipc_bypass.kernel.pin_owner import PinOwner
 from ipc_bypass.kernel.sources import bpf_source
 from ipc_bypass.kernel.uapi import AttachType, ProgType
-from ipc_bypass.tcp.offsets import kernel_offsets, QUEUED, REQUIRED, UNKNOWN
+from ipc_bypass.tcp.offsets import kernel_offsets, QUEUED, REQUIRED, UNKNOWN, WATCH
 from ipc_bypass.tcp.views import ArrayView, FlowsView, RulesView, TotalsView
 
 SOURCE, HEADER = 'tcp_path.bpf.c', 'ipc_bypass_common.h'
 ESTABLISH, STEER, PASS = 'sockops_establish', 'msg_steer', 'skb_pass'
 PROGRAMS = (ProgramSpec(ESTABLISH, ProgType.SOCK_OPS), ProgramSpec(STEER, ProgType.SK_MSG),
             ProgramSpec(PASS, ProgType.SK_SKB))
+EXCLUSION_MAPS = ('exclusion_marks', 'exclusions', 'excluded_names', 'excluded_users',
+                  'left_out_ends')
 MAPS = ('sockets', 'socket_states', 'ends', 'flows', 'tcp_rules', 'totals', 'settings',
-        'free_flows', 'arrivals')
+        'free_flows', 'arrivals', *EXCLUSION_MAPS)
 GATEWAY_MAPS = ('gateway_ends', 'gateway_keys', 'gateway_sockets')
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 
 class TcpObjects:
@@ -54,7 +56,7 @@ class TcpObjects:
         self.enums = enumerations(bpf_source(HEADER))
         self.adopted, self.view_reason, self.program_renewal = False, '', False
         self._owner, self._pins, self._object = None, None, None
-        self.views = []
+        self.views, self.watch_definitions = [], []
         try:
             if settings.pin_directory:
                 self._open_pins(bpffs_mount)
@@ -85,8 +87,14 @@ class TcpObjects:
 
     def attach_skb_pass(self):
         """Put the work-around for FIONREAD in place, for sockets entered from now on."""
-        syscall.prog_attach(self.maps['sockets'].fd, self.programs[PASS],
-                            AttachType.SK_SKB_VERDICT)
+        try:
+            syscall.prog_attach(self.maps['sockets'].fd, self.programs[PASS],
+                                AttachType.SK_SKB_VERDICT)
+        except OSError as error:
+            raise UnsupportedError(
+                'work around what this kernel makes of passed bytes, by sk_skb', 'it takes no '
+                'verdict program without a parser', errno=error.errno or 0,
+                next_step='use kernel 5.13 or later') from error
         self.settings_view.put(0, 'skb_pass_attached', 1)
 
     def entered(self, key):
@@ -143,6 +151,7 @@ class TcpObjects:
         except UnsupportedError as error:
             self.view_reason = str(error)
             return [blind]
+        self.watch_definitions = offsets.pop(WATCH)
         missing = [name for name in REQUIRED if offsets[name] is None]
         if missing:
             self.view_reason = f"the kernel's type information lacks {', '.join(missing)}"
@@ -165,7 +174,8 @@ class TcpObjects:
             try:
                 self._object = load_object(bpf_source(SOURCE), definitions, PROGRAMS, maps)
             except (VerifierError, UnsupportedError) as error:
-                if number == len(choices) - 1:
+                # A shortage is not what the next choice can do without.
+                if number == len(choices) - 1 or error.errno in SHORTAGES:
                     raise
                 self.view_reason = str(error)
                 continue
@@ -210,8 +220,15 @@ class TcpObjects:
             if (info.type, info.key_size, info.value_size, info.max_entries) != \
                     (entry.type, entry.key_size, entry.value_size, entry.max_entries):
                 return False
+        if self._layout_version(found['map_settings']) != LAYOUT_VERSION:
+            return False
         return all(syscall.prog_info(found[f'prog_{name}']).tag == info.tag
                    for name, info in self._object.program_info.items())
+
+    def _layout_version(self, fd):
+        """Return the mark of a pinned map of settings, its first word."""
+        value = syscall.map_lookup(fd, bytes(4), self.maps['settings'].value_size)
+        return int.from_bytes(value[:4], 'little')
 
     def _tell_to_pass(self, found):
         """Turn connections of another version to pass: its first words are the same for ever."""

@@ -5,8 +5,11 @@ The BTF of a kernel is several megabytes, so it is read in a short-lived child:
 `python -m ipc_bypass.tcp.offsets` prints the offsets as JSON.
 """
 
+import sys
+
 from ipc_bypass.kernel.btf_child import from_child, print_answer
 from ipc_bypass.kernel.errors import UnsupportedError
+from ipc_bypass.tcp.watch_offsets import watch_definitions
 
 #: Definition for the program: struct and member. `None` in the answer where there is no such.
 MEMBERS = {
@@ -18,6 +21,7 @@ MEMBERS = {
     'OFFSET_WRITE_SEQ': ('tcp_sock', 'write_seq'),
     'OFFSET_SND_UNA': ('tcp_sock', 'snd_una'),
     'OFFSET_ULP_OPS': ('inet_connection_sock', 'icsk_ulp_ops'),
+    'OFFSET_RCVLOWAT': ('sock', 'sk_rcvlowat'),
     'OFFSET_PSOCK_BACKLOG': ('sk_psock', 'ingress_skb.qlen'),
     'OFFSET_PSOCK_QUEUED': ('sk_psock', 'msg_tot_len'),
 }
@@ -28,6 +32,8 @@ REQUIRED = ('OFFSET_COOKIE', 'OFFSET_USER_DATA', 'OFFSET_COPIED_SEQ', 'OFFSET_RC
 #: kernel 6.13 on (tcp_bpf: sk_rmem_alloc related logic), so that it is used from there only.
 QUEUED = ('OFFSET_PSOCK_QUEUED', 'OFFSET_RMEM_ALLOC')
 UNKNOWN = 0xffffffff
+#: In the answer: what `watch_offsets.watch_definitions` returns.
+WATCH = 'watch'
 
 
 def kernel_offsets():
@@ -46,7 +52,18 @@ def _read(btf):
             found[name] = btf.offset(struct, member)
         except UnsupportedError:
             found[name] = None
-    return found
+    return {**found, **_zerocopy(btf), WATCH: watch_definitions(btf)}
+
+
+def _zerocopy(btf):
+    """Return where the word of a socket's flags is that says SO_ZEROCOPY, and the bit in it."""
+    try:
+        place, bit = btf.offset('sock', '__sk_common.skc_flags'), btf.enumerator('SOCK_ZEROCOPY')
+    except UnsupportedError:
+        return {'OFFSET_SOCK_FLAGS': None, 'MASK_ZEROCOPY': 0}
+    if sys.byteorder == 'big':
+        return {'OFFSET_SOCK_FLAGS': None, 'MASK_ZEROCOPY': 0}  # a word of 32 bits, or of 64
+    return {'OFFSET_SOCK_FLAGS': place + bit // 32 * 4, 'MASK_ZEROCOPY': 1 << bit % 32}
 
 
 if __name__ == '__main__':

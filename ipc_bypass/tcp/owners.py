@@ -14,16 +14,22 @@ import struct
 import threading
 import time
 
+from ipc_bypass.graph.parameter_list import printable
+
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 _SO_COOKIE = 57
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def comm(pid):
-    """Return the command name of a process (at most 15 bytes), '' where there is none."""
+    """
+    Return the command name of a process (at most 15 bytes), '' where there is none.
+
+    A process may call itself anything: what would move a terminal's cursor becomes '?'.
+    """
     try:
         with open(f'/proc/{pid}/comm', encoding='utf-8', errors='replace') as stream:
-            return stream.read().rstrip('\n') if pid else ''
+            return printable(stream.read().removesuffix('\n')) if pid else ''
     except OSError:
         return ''
 

@@ -6,12 +6,18 @@ import os
 import threading
 
 from ipc_bypass.kernel.attachment import Attachment
-from ipc_bypass.kernel.errors import BypassError, ConformanceError
+from ipc_bypass.kernel.errors import (
+    BypassError,
+    ConformanceError,
+    PinsInUseError,
+    system_errors,
+)
 from ipc_bypass.kernel.uapi import AttachType, ProgType
 from ipc_bypass.rules.table import resolve
 from ipc_bypass.tcp.abandoned import AbandonedWriters
 from ipc_bypass.tcp.conformance import Check, PassedDataFault, QueueViewFault
 from ipc_bypass.tcp.existing import OpenedBefore
+from ipc_bypass.tcp.fitness import Fitness
 from ipc_bypass.tcp.flows import Reader, SUMS
 from ipc_bypass.tcp.gateway import GatewayPairs
 from ipc_bypass.tcp.held import collect_closed
@@ -55,7 +61,7 @@ class TcpPath:
     def _reset(self):
         self.selected, self.reasons, self.notes = None, {}, []
         self._objects = self._reader = self._attachment = None
-        self._renewal = self._ring = self._abandoned = None
+        self._renewal = self._ring = self._abandoned = self._fitness = None
         self._writers_reset = 0
         self._rules, self._owners, self._rule_list = [None] * 65536, Owners(), []
         self._active = False
@@ -67,7 +73,8 @@ class TcpPath:
         """
         Probe, load (or adopt), and check this kernel; raises BypassError and leaves nothing.
 
-        With tcp_path 'auto', what cannot be had makes 'loopback' the path, with the reason.
+        With tcp_path 'auto', what cannot be had makes 'loopback' the path, with the reason; but
+        that another node has the pins is refused, for two would serve the same connections.
         """
         with self._lock:
             if self.settings.tcp_path == 'loopback':
@@ -75,10 +82,11 @@ class TcpPath:
                 self.reasons = {'sk_msg': 'forbidden by parameter tcp_path'}
                 return
             try:
-                self._configure()
+                with system_errors('make the TCP path'):
+                    self._configure()
             except BypassError as error:
                 self._release()
-                if self.settings.tcp_path == 'sk_msg':
+                if self.settings.tcp_path == 'sk_msg' or isinstance(error, PinsInUseError):
                     self._reset()
                     raise
                 self._reset()
@@ -98,14 +106,17 @@ class TcpPath:
         """Attach: connections that are established from now on are enrolled."""
         with self._lock:
             if self.selected == 'sk_msg' and not self._active:
-                # Nobody saw those that ended while nothing was attached.
-                collect_closed(self._objects)
-                self._attach()
-                try:
-                    self._start_renewal()
-                except BaseException:
-                    self._attachment.detach()
-                    raise
+                with system_errors('attach the TCP path'):
+                    # Nobody saw those that ended while nothing was attached.
+                    collect_closed(self._objects)
+                    self._attach()
+                    try:
+                        self._start_renewal()
+                        self._fitness.start(any(self._rules))
+                    except BaseException:
+                        self._stop_renewal()
+                        self._attachment.detach()
+                        raise
                 self._set('active', 1)
             self._active = True
             self._find_opened_before()
@@ -140,7 +151,10 @@ class TcpPath:
         with self._lock:
             self._rule_list = list(rules)
             self._rules = resolve([rule for rule in rules if rule.transport == 'tcp'])
-            self._write_rules()
+            with system_errors('write the rules of TCP'):
+                self._write_rules()
+            if self._fitness:
+                self._fitness.watch(any(self._rules))
             self._find_opened_before()
 
     def _write_rules(self):
@@ -158,6 +172,12 @@ class TcpPath:
             self.settings = settings
             if self._objects:
                 self._write_settings()
+                self._fitness.apply(settings)
+
+    def excluded(self):
+        """Return who is left out, as a list of `exclusions.Excluded`."""
+        with self._lock:
+            return self._fitness.exclusions.found() if self._fitness else []
 
     def set_capture_ring(self, ring):
         """Copy redirected messages to this ring of the pool from now on; None: to none."""
@@ -183,7 +203,8 @@ class TcpPath:
 
         left_out_opened_before are the ends of connections on enrolled ports that were there
         before the path was active, or before their rule was: they go the usual way.
-        writers_reset are ends whose reader had closed with redirected bytes unread.
+        writers_reset are ends whose reader had closed with redirected bytes unread;
+        readers_reset are ends that spliced in vain.
         """
         with self._lock:
             if not self._reader:
@@ -191,7 +212,8 @@ class TcpPath:
             return {**self._reader.counters(),
                     'left_out_opened_before': len(self._opened_before.found),
                     'writers_reset': self._writers_reset + (
-                        self._abandoned.reset if self._abandoned else 0)}
+                        self._abandoned.reset if self._abandoned else 0),
+                    'readers_reset': self._fitness.reset}
 
     def clear_counters(self):
         """Count from 0 again; nothing may be open."""
@@ -228,7 +250,8 @@ class TcpPath:
         with self._lock:
             if not self._objects or self._active:
                 return {'connections': 0, 'bytes': 0}
-            collect_closed(self._objects)
+            with contextlib.suppress(OSError):  # else ended ones are counted until the next call
+                collect_closed(self._objects)
             records = self._reader.records().values()
             return {'connections': len({frozenset((tuple(record['key'].values()),
                                                    tuple(record['peer_key'].values())))
@@ -276,6 +299,8 @@ class TcpPath:
             self.notes.append('what the connecting end sends passes, a direction that passed does '
                               'not come back, and budgets are renewed from user space: '
                               f'{self._objects.view_reason}')
+        self._fitness = Fitness(self._objects, self._owners, self.settings, self._log)
+        self._fitness.notes = self.notes = [*self.notes, *self._fitness.notes]
         if self._objects.adopted:
             count = len(self._objects.flows.live())
             self._log.info(f'took over {count} open flows of an earlier start')
@@ -301,7 +326,8 @@ class TcpPath:
                 ('pause_ns', settings.pause_initial_ms * _MILLISECOND_NS),
                 ('pause_max_ns', settings.pause_max_ms * _MILLISECOND_NS),
                 ('guard_rate', settings.guard_rate), ('guard_size', settings.guard_size_bytes),
-                ('guard_ns', settings.guard_duration_ms * _MILLISECOND_NS)):
+                ('guard_ns', settings.guard_duration_ms * _MILLISECOND_NS),
+                ('find_unfit', int(settings.find_unfit))):
             self._set(name, value)
         self.set_capture_ring(self._capture_ring)
         self._share_budget(len(self._objects.flows.live()))
@@ -404,6 +430,8 @@ class TcpPath:
         self._renewal.start()
 
     def _stop_renewal(self):
+        if self._fitness:
+            self._fitness.stop()
         if self._abandoned:
             self._abandoned.stop()
             self._writers_reset += self._abandoned.reset
@@ -421,6 +449,9 @@ class TcpPath:
     def _release(self, keep_pins=False):
         self._opened_before.close()
         self._stop_renewal()
+        if self._fitness:
+            self._fitness.close()
+            self._fitness = None
         if self._attachment:
             self._attachment.close()
         if self._objects:

@@ -18,8 +18,10 @@ import termios
 import threading
 import time
 
-#: How soon a flow whose reader is behind is looked at again, in seconds.
-RETRY = 0.002
+#: How soon a flow whose reader is behind, or whose limits stay, is looked at again, in seconds.
+RETRY = 0.001
+#: The same at most, for a flow whose limits stay: the time doubles, for much is still to spend.
+LONGEST_RETRY = 0.016
 #: How soon a flow whose reader was not found is looked at again, in seconds.
 LATER = 0.5
 #: How often all flows are looked at where the kernel has no ring buffer, in seconds.
@@ -97,6 +99,7 @@ class Renewal:
         """Look at the flows of a FlowsView; `budget()` returns its bytes and messages."""
         self._flows, self._owners, self._budget = flows, owners, budget
         self._ring, self._by_peek = ring, by_peek
+        self._looked = {}  # of flows whose limits stayed: messages then, seconds to the next look
         self._end_read, self._end_write = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name='budget-renewal', daemon=True)
         self.renewed = 0
@@ -117,7 +120,8 @@ class Renewal:
         poll.register(self._end_read, select.POLLIN)
         if self._ring:
             poll.register(self._ring.fd, select.POLLIN)
-        due = {}  # when a flow is to be looked at again
+        # When a flow is to be looked at again; what an earlier start was asked is not asked anew.
+        due = dict.fromkeys(self._flows.live(), 0.0)
         while True:
             now = time.monotonic()
             wait = min([max(0, at - now) for at in due.values()] + ([] if self._ring else [POLL]),
@@ -152,19 +156,42 @@ class Renewal:
         finally:
             os.close(fd)
         budget, most_messages = self._budget()
-        self._renew_messages(index, redirected, unread, most_messages)
-        limit = redirected + max(0, budget - unread)
-        if limit > flows.get(index, 'budget_limit') and flows.get(index, 'cookie') == cookie:
+        raised = self._renew_messages(index, redirected, unread, most_messages)
+        limit, before = redirected + max(0, budget - unread), flows.get(index, 'budget_limit')
+        # A little more is worth no write while there is much: each has the program ask anew.
+        if limit > before + (budget // 8 if before - redirected > budget // 2 else 0) and \
+                flows.get(index, 'cookie') == cookie:
             flows.put(index, 'budget_limit', limit)
             self.renewed += 1
-        return 0 if unread <= budget // 2 else RETRY
+            raised = True
+        if raised:
+            self._looked.pop(index, None)
+        if unread > budget // 2:
+            return RETRY
+        return 0 if raised else self._until_asked(index)
+
+    def _until_asked(self, index):
+        """
+        Return in how many seconds to look at a flow whose limits were left as they are.
+
+        The program asks once for the same limits, and may do so before it counts the message
+        that it asks for. So we go on looking while messages come; after that, 0: it asks anew.
+        """
+        messages = self._flows.get(index, 'redirected_messages')
+        before, retry = self._looked.pop(index, (None, RETRY))
+        if before != messages:
+            self._looked[index] = messages, min(2 * retry, LONGEST_RETRY)
+            return retry
+        self._flows.put(index, 'asked_limit', 0)
+        return 0
 
     def _renew_messages(self, index, redirected, unread, most):
-        """Raise the limit of messages once those before the checkpoint are read."""
+        """Raise the limit of messages once those before the checkpoint are read; return if so."""
         flows = self._flows
         messages = flows.get(index, 'redirected_messages')
         if messages + most // 4 < flows.get(index, 'message_limit') or \
                 unread > redirected - flows.get(index, 'checkpoint_bytes'):
-            return
+            return False
         flows.put(index, 'checkpoint_bytes', redirected)
         flows.put(index, 'message_limit', messages + most // 2)
+        return True

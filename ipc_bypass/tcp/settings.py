@@ -23,6 +23,10 @@ class TcpSettings:
     guard_size_bytes     mean size below which a write is small
     guard_duration_ms    how long it must last before the flow is turned to pass
     tcp_capture          copy redirected messages to the pool of the UDP path, for observers
+    exclude              names of processes (as /proc/PID/comm) and users ('user:NAME' or
+                         'user:1000') whose connections are left out
+    find_unfit           look for programs that rely on what a redirected socket does not have
+                         (splice, MSG_WAITALL), and leave them out
     renewal              who looks at the receivers: 'program' (sk_msg itself), 'userspace', or
                          'auto', the program where this kernel lets it
     """
@@ -39,4 +43,6 @@ class TcpSettings:
     guard_size_bytes: int = 1024
     guard_duration_ms: int = 500
     tcp_capture: bool = False
+    exclude: tuple = ('haproxy',)
+    find_unfit: bool = True
     renewal: str = 'auto'

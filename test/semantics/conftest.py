@@ -19,7 +19,8 @@ ENROLLED_PORTS = range(22500, 23000)
 @pytest.fixture(scope='session')
 def path():
     """Yield an active TcpPath with a rule for ENROLLED_PORTS, that pins nothing."""
-    tcp_path = TcpPath(TcpSettings(tcp_path='sk_msg', pin_directory=''))
+    tcp_path = TcpPath(TcpSettings(tcp_path='sk_msg', pin_directory='', exclude=(),
+                                   find_unfit=False))
     try:
         tcp_path.configure()
     except PrivilegeError as error:
