@@ -21,6 +21,7 @@ from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.describe import Commands, datagrams, process_text
 from ipc_bypass.pool.pcapng import Account, PcapngWriter, WallClock
+from ipc_bypass.pool.soundness import sound
 import numpy as np
 
 #: Seconds between two flushes while datagrams come, and between two statistics blocks.
@@ -132,7 +133,7 @@ class Recorder:
         # A copy first, and then the question whether it was of one piece.
         payloads = [bytes(payload) for payload in batch.payloads()]
         descriptors = batch.descriptors
-        intact = batch.intact()
+        intact = batch.intact() & sound(descriptors)  # or scribbled over
         torn = len(intact) - int(np.count_nonzero(intact))
         of_tcp = intact & (descriptors['flags'] & layout.TCP != 0)
         left_out = int(np.count_nonzero(of_tcp))

@@ -49,7 +49,7 @@ class Btf:
     A BTF object.
 
     :param data: the object's bytes
-    :raises ValueError: when they are not BTF
+    :raises ValueError: when they are not BTF; later, from every method, when a type makes no sense
     """
 
     def __init__(self, data: bytes) -> None:
@@ -61,6 +61,8 @@ class Btf:
             raise ValueError(f'not BTF of this byte order: magic {magic:#x}')
         self._data = data
         self._strings = data[size + strings:size + strings + string_bytes]
+        if size + types + type_bytes > len(data):
+            raise ValueError('not BTF: it is cut off')
         self._offsets = self._index(size + types, size + types + type_bytes)
 
     @classmethod
@@ -150,24 +152,33 @@ class Btf:
 
     def resolve(self, type_id: int) -> int:
         """Return the type behind typedefs and qualifiers."""
-        while type_id:
+        for _ in self._offsets:
+            if not type_id:
+                break
             _, kind, _, _, target = self._head(type_id)
             if kind not in _TRANSPARENT:
                 break
             type_id = target
+        else:
+            raise ValueError('BTF whose types stand for each other')
         return type_id
 
     def type_size(self, type_id: int) -> int:
         """Return the size of a type in bytes."""
-        type_id = self.resolve(type_id)
-        kind = self._head(type_id)[1] if type_id else 0
+        times = 1
+        for _ in self._offsets:
+            type_id = self.resolve(type_id)
+            kind = self._head(type_id)[1] if type_id else 0
+            if kind != _ARRAY:
+                break
+            type_id, count = self.array(type_id)
+            times *= count
+        else:
+            raise ValueError('BTF with an array of itself')
         if kind == _PTR:
-            return struct.calcsize('P')
-        if kind == _ARRAY:
-            element, count = self.array(type_id)
-            return count * self.type_size(element)
+            return times * struct.calcsize('P')
         if kind in (_INT, _STRUCT, _UNION, _ENUM, _ENUM64, _FLOAT):
-            return self._head(type_id)[4]
+            return times * self._head(type_id)[4]
         return 0
 
     def is_signed(self, type_id: int) -> bool:
@@ -185,7 +196,9 @@ class Btf:
 
     def members(self, type_id: int) -> Iterator[Member]:
         """Yield the members of a struct or union, in their order."""
-        _, _, flag, count, _ = self._head(type_id)
+        _, kind, flag, count, _ = self._head(type_id)
+        if kind not in (_STRUCT, _UNION):
+            raise ValueError(f'BTF whose type {type_id} has no members')
         for name, member, offset in struct.iter_unpack('=III', self._data[
                 self._offsets[type_id] + 12:self._offsets[type_id] + 12 + 12 * count]):
             bits = offset >> 24 if flag else 0
@@ -198,13 +211,19 @@ class Btf:
         data, extra, each = self._data, _EXTRA, _EACH
         while position < end:
             append(position)
+            if position + 12 > end:
+                break
             info = read(data, position + 4)[0]
             kind = info >> 24 & 31
             position += 12 + extra[kind] + each[kind] * (info & 0xffff)
+        if position != end:
+            raise ValueError('not BTF: its last type is cut off')
         return offsets
 
     def _head(self, type_id: int) -> tuple[int, int, bool, int, int]:
         """Return name offset, kind, kind flag, number of elements, and size or type id."""
+        if not 0 < type_id < len(self._offsets):
+            raise ValueError(f'BTF without the type {type_id}')
         name, info, size = struct.unpack_from('=III', self._data, self._offsets[type_id])
         return name, info >> 24 & 31, bool(info >> 31), info & 0xffff, size
 
@@ -230,7 +249,10 @@ class Btf:
     def _places(self, type_name: str, path: str) -> Iterator[tuple[int, int]]:
         """Yield (offset in bits, length if a bit-field, else 0) in each type of a name."""
         for type_id in self._find(type_name, (_STRUCT, _UNION)):
-            place = self._place(type_id, path.split('.'))
+            try:
+                place = self._place(type_id, path.split('.'))
+            except RecursionError:
+                raise ValueError(f'BTF with a {type_name} that holds itself') from None
             if place is not None:
                 yield place
 

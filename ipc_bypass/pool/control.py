@@ -12,13 +12,20 @@ import struct
 import threading
 import time
 
+from ipc_bypass.graph.parameter_list import printable
 from ipc_bypass.kernel import syscall
 from ipc_bypass.kernel.errors import BypassError, PoolError
 from ipc_bypass.pool.channel import receive, send, VERSION
+from ipc_bypass.pool.counting import count
 from ipc_bypass.rules.table import parse
 from ipc_bypass.udp.prefixes import Prefixes
 
 _MOST_CLIENTS = 64
+#: Rules that one consumer may ask for, prefixes that it may claim, and rules that it is told of:
+#: every change of rules is held against all of them, and an answer is one packet.
+_MOST_ASKED, _MOST_TOLD = 64, 1024
+#: Ended leases of one consumer of which it may still ask how far they counted.
+_MOST_ENDED = 16
 
 
 class ControlServer:
@@ -84,7 +91,7 @@ class ControlServer:
                 try:
                     self._attend(fd)
                 except Exception as error:
-                    self.problems[f'{type(error).__name__}: {error}'] += 1
+                    count(self.problems, f'{type(error).__name__}: {error}')
 
     def _attend(self, fd):
         if fd == self._listener.fileno():
@@ -140,6 +147,8 @@ class ControlServer:
         if client.lease:
             lease, client.lease = client.lease, None
             client.ended.append((lease.ring, lease.generation))
+            if len(client.ended) > _MOST_ENDED:
+                self._leases.forget(*client.ended.pop(0))
             self._leases.revoke(lease)
 
     def _serve(self, client):
@@ -173,14 +182,21 @@ class ControlServer:
         if message.get('version') != VERSION:
             raise PoolError('serve the consumer', f"it speaks version {message.get('version')}, "
                             f'the node {VERSION}', next_step='use one installation for both')
+        for asked in ('rules', 'claims'):
+            if len(message[asked]) > _MOST_ASKED:
+                raise PoolError('serve the consumer', f'it asks for {len(message[asked])} '
+                                f'{asked}, {_MOST_ASKED} are the most',
+                                next_step='use port ranges and wider prefixes')
         client.spans = [_span(text) for text in message['rules']]
         client.claims = [str(network) for network in Prefixes(
             [str(prefix) for prefix in message['claims']]).networks]
-        client.name, client.observe = str(message['name'])[:64], bool(message['observe'])
+        # It is shown in logs and topics, which take no lone surrogates.
+        client.name, client.observe = printable(str(message['name'])[:64]), \
+            bool(message['observe'])
         client.fallback = bool(message.get('fallback')) and client.pid == os.getpid()
         client.opened = True
         found = {'backing': self._backing, 'heartbeat_ms': self.heartbeat_ms,
-                 'pins': self._pins, 'rules': self._leases.rules()}
+                 'pins': self._pins, 'rules': self._leases.rules()[:_MOST_TOLD]}
         if self._pins:
             pool = self._descriptors()
             found['pool_id'] = syscall.map_info(pool['pool_header']).id
@@ -210,8 +226,8 @@ class ControlServer:
         client.lease = self._leases.open(name=client.name, pid=client.pid, spans=client.spans,
                                          claims=client.claims, fallback=client.fallback)
         return {'ring': client.lease.ring, 'generation': client.lease.generation,
-                'cursor': client.lease.first, 'rules': [str(rule) for rule in client.lease.rules]
-                }, []
+                'cursor': client.lease.first,
+                'rules': [str(rule) for rule in client.lease.rules[:_MOST_TOLD]]}, []
 
     def _revoked(self, client, message, _descriptors):
         key = int(message['ring']), int(message['generation'])

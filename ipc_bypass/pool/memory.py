@@ -164,7 +164,8 @@ class PoolMemory:
         kind = layout.SMALL if small else layout.LARGE
         number = slot if small else slot - self.slots[layout.SMALL]
         start = number * layout.SLOT[kind] + layout.SLOT_HEADER.itemsize
-        return self._readable[kind][start:start + length]
+        # Descriptors can be scribbled over: no more than the slot, whatever they say.
+        return self._readable[kind][start:start + min(length, layout.SLOT_DATA[kind])]
 
     def sequences(self, slots):
         """Return the sequence numbers that stand in slots now, a uint64 array."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 
@@ -16,9 +17,9 @@ _HEAD, _CURSOR, _HEARTBEAT, _OWNER_WAKE, _OBSERVER_WAKE, _GENERATION, _RELEASED,
     layout.RING.fields[name][1] // 8 for name in
     ('head', 'cursor', 'heartbeat_ns', 'owner_wake', 'observer_wake', 'generation', 'released',
      'revoked_at'))
-_SEQUENCE = layout.DESCRIPTOR.fields['sequence'][1] // 8
-_SLOT = layout.DESCRIPTOR.fields['slot'][1] // 8  # the length is the upper half of that word
-_LOW, _WORD = (1 << 32) - 1, (1 << 64) - 1
+# 'sequence' and 'slot' of a descriptor's bytes.
+_SINGLE = struct.Struct('<8xQ16xI').unpack_from
+_WORD = (1 << 64) - 1
 #: More than any sender can be ahead of an observer: the number was scribbled over.
 _SENSELESS = 1 << 48
 _STEPS = np.arange(1, 4097, dtype=np.uint64)
@@ -59,9 +60,9 @@ class Places:
         after = self.cursor + 1
         return self._numbers[(self._base + (after & self._mask)) * _WORDS] != after + 1
 
-    def _copy_one(self) -> np.ndarray:
+    def _copy_one(self) -> bytearray:
         start = (self._base + (self.cursor & self._mask)) * _BYTES
-        return _frombuffer(bytearray(self._bytes[start:start + _BYTES]), _DESCRIPTOR)
+        return bytearray(self._bytes[start:start + _BYTES])
 
     def _copy(self, most: int) -> np.ndarray:
         """Return a copy of the descriptors that are there, in order, `most` of them at most."""
@@ -119,9 +120,11 @@ class OwnerPlaces(Places):
     def take(self, most: int) -> np.ndarray:
         """Return a copy of what is there; go past it, publish that, and beat."""
         if most == 1 or self._next_alone():
-            found = self._copy_one()
-            word = (self._base + (self.cursor & self._mask)) * _WORDS
-            self.single = self._numbers[word + _SLOT] & _LOW, self._numbers[word + _SEQUENCE]
+            copied = self._copy_one()
+            found = _frombuffer(copied, _DESCRIPTOR)
+            # Of the copy: what stands in the ring may be scribbled over meanwhile.
+            sequence, slot = _SINGLE(copied)
+            self.single = slot, sequence
         else:
             found, self.single = self._copy(most), None
         self.cursor += len(found)
@@ -216,7 +219,8 @@ class ObserverPlaces(Places):
             behind = ahead - entries * 7 // 8
             self.missed += behind
             self.cursor = start = start + behind
-        found = self._copy_one() if most == 1 or self._next_alone() else self._copy(most)
+        found = _frombuffer(self._copy_one(), _DESCRIPTOR) \
+            if most == 1 or self._next_alone() else self._copy(most)
         count = len(found)
         if count == 1 and found['number'][0] != start + 1:
             found, count = found[:0], 0

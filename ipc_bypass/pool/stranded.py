@@ -50,6 +50,7 @@ def _stranded(memory, ring):
 
 def _maps(pid):
     """Return whether a process has BPF maps mapped: it may be another one with that number."""
-    with contextlib.suppress(OSError), open(f'/proc/{pid}/maps', encoding='utf-8') as stream:
-        return 'anon_inode:bpf-map' in stream.read()
+    # Not as text: names of files are any bytes.
+    with contextlib.suppress(OSError), open(f'/proc/{pid}/maps', 'rb') as stream:
+        return b'anon_inode:bpf-map' in stream.read()
     return False

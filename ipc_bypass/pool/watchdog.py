@@ -8,6 +8,7 @@ import threading
 import time
 
 from ipc_bypass.pool import layout
+from ipc_bypass.pool.counting import count
 from ipc_bypass.pool.memory import PoolMemory
 import numpy as np
 
@@ -50,8 +51,7 @@ class Watchdog:
         self._seen = claims.copy()
         self._since = np.full(len(claims), time.monotonic_ns(), dtype=np.int64)
         self._waited = {}  # (ring, generation): (the place that is waited for, ticks)
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name='pool-watchdog', daemon=True)
+        self._end, self._thread = threading.Event(), None
 
     def set(self, *, slot_ttl_ms: float, heartbeat_ms: float,  # noqa: A003
             watchdog_ms: float) -> None:
@@ -62,12 +62,14 @@ class Watchdog:
 
     def start(self) -> None:
         """Start ticking."""
+        # Not made before: a thread that never runs holds this, and so the pool, in a circle.
+        self._thread = threading.Thread(target=self._run, name='pool-watchdog', daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread."""
         self._end.set()
-        if self._thread.is_alive():
+        if self._thread:
             self._thread.join()
 
     def tick(self) -> None:
@@ -105,12 +107,12 @@ class Watchdog:
             try:
                 self.tick()
             except Exception as error:  # the next tick has to come
-                self.problems[f'{type(error).__name__}: {error}'] += 1
+                count(self.problems, f'{type(error).__name__}: {error}')
 
     def _look_at(self, lease, now):
         """Revoke the lease of an owner that leaves diverted datagrams lying, or of a torn ring."""
         if self._is_damaged(lease) or (lease.diverted and self._is_late(lease, now)):
-            self.revoked[lease.name] += 1
+            count(self.revoked, lease.name)
             self._leases.revoke(lease)
 
     def _is_late(self, lease, now):
@@ -171,8 +173,8 @@ class Watchdog:
         rings[~large] = self._memory.headers[layout.SMALL]['ring'][old[~large]]
         rings[large] = self._memory.headers[layout.LARGE]['ring'][old[large] - self._first_large]
         names = {lease.ring: lease.name for lease in leases}
-        for ring, count in zip(*np.unique(rings, return_counts=True), strict=True):
-            self.freed[names.get(int(ring), 'an owner that is gone')] += int(count)
+        for ring, slots in zip(*np.unique(rings, return_counts=True), strict=True):
+            count(self.freed, names.get(int(ring), 'an owner that is gone'), int(slots))
         self.free(old, claims[old] >> _ONE)
 
     def _correct(self):

@@ -18,6 +18,7 @@ _HEAD, _CURSOR, _HEARTBEAT, _OWNER_WAKE, _OBSERVER_WAKE = (
     for name in ('head', 'cursor', 'heartbeat_ns', 'owner_wake', 'observer_wake'))
 #: How many slots are looked at for a free one.
 _ATTEMPTS = 64
+_WORD = (1 << 64) - 1
 _barrier = threading.Lock()
 
 
@@ -100,7 +101,7 @@ class PoolWriter:
         self._publish(ring, head, slot, sequence, len(payload), capture)
         self.captured += 1
         self.captured_bytes += len(payload)
-        self._wake(ring, head + 1)
+        self._wake(ring, head + 1 & _WORD)
         return ''
 
     def used(self, kind):
@@ -153,8 +154,10 @@ class PoolWriter:
     def _publish(self, ring, head, slot, sequence, length, capture):
         """Write the next descriptor of a ring, its number last."""
         memory = self.memory
+        # A consumer may have written the head: it goes round, as the program's does.
+        number = head + 1 & _WORD
         # Reserved first, so that an observer sees that it is overtaken.
-        memory.ring_words[ring * _RING_WORDS + _HEAD] = head + 1
+        memory.ring_words[ring * _RING_WORDS + _HEAD] = number
         place = (ring * memory.ring_entries + (head & (memory.ring_entries - 1)))
         place *= _DESCRIPTOR_WORDS
         packed = _DESCRIPTOR.pack(
@@ -164,7 +167,7 @@ class PoolWriter:
             capture.sender_pid, capture.receiver_pid, capture.rule_id, capture.original_length)
         words = memory.descriptor_words
         words[place + 1:place + _DESCRIPTOR_WORDS] = memoryview(packed).cast('Q')[1:]
-        words[place] = head + 1
+        words[place] = number
 
     def _wake(self, ring, head):
         """Wake who sleeps until so many descriptors are there."""

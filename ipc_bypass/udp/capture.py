@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import time
 
+from ipc_bypass.graph.parameter_list import printable
 from ipc_bypass.kernel import bpffs
 from ipc_bypass.kernel.attachment import Attachment
 from ipc_bypass.kernel.errors import BypassError, PinError
@@ -18,7 +19,7 @@ from ipc_bypass.pool.leases import Leases
 from ipc_bypass.pool.stranded import count_stranded
 from ipc_bypass.pool.watchdog import Watchdog
 from ipc_bypass.udp.destinations import Destinations
-from ipc_bypass.udp.objects import CAPTURE, UdpObjects
+from ipc_bypass.udp.objects import CAPTURE, ENDPOINTS, UdpObjects
 from ipc_bypass.udp.receivers import Receivers
 from ipc_bypass.udp.resend import Resender
 from ipc_bypass.udp.upkeep import Upkeep
@@ -177,7 +178,7 @@ class Capture:
 
     def endpoints(self):
         """Return statistics by port and sender: dicts of port, pid, command and numbers."""
-        return [{**key, 'command': value['command'].decode('utf-8', 'replace')
+        return [{**key, 'command': printable(value['command'].decode('utf-8', 'replace'))
                  if isinstance(value['command'], bytes) else value['command'],
                  **{name: value[name] for name in
                     ('captured', 'captured_bytes', 'passed', 'passed_bytes')}}
@@ -288,17 +289,27 @@ class Capture:
         found = found[(self._objects.claims[slots] >> np.uint64(1) == sequences)
                       & (memory.sequences(slots) == sequences)
                       & (memory.released[slots] != sequences)]
+        # One descriptor a slot: more of them would send the same datagram again and again.
+        found = found[np.sort(np.unique(found['slot'], return_index=True)[1])]
         diverted = found[found['action'] == layout.DIVERT]
         self._gone['overwritten'] += pending - len(diverted)
+        senders = self._senders() if len(diverted) else None
         for descriptor in diverted:
-            self._send_on(descriptor, ring)
+            self._send_on(descriptor, ring, senders)
         self._watchdog.free(found['slot'].astype(np.int64), found['sequence'])
 
-    def _send_on(self, descriptor, ring):
+    def _senders(self):
+        """Return {(port, pid)} of who sent to enrolled ports, None where some may be forgotten."""
+        found = {(key['port'], key['pid']) for key, _ in self._objects.endpoints()}
+        return found if 2 * len(found) < ENDPOINTS else None
+
+    def _send_on(self, descriptor, ring, senders):
         """Send one the usual way; consumers can write here: only what a rule may have taken."""
         try:
+            sender = int(descriptor['destination_port']), int(descriptor['sender_pid'])
             if not self._diverts[descriptor['destination_port']] or not self._destinations.allows(
-                    descriptor['destination_address'].tobytes(), ring):
+                    descriptor['destination_address'].tobytes(), ring) or (
+                        senders is not None and sender not in senders):
                 self._gone['forged'] += 1
                 return
             self._resender.send(descriptor, self._objects.memory.payload(

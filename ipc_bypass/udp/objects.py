@@ -6,7 +6,7 @@ import platform
 import struct
 
 from ipc_bypass.kernel import bpffs, syscall
-from ipc_bypass.kernel.errors import UnsupportedError, VerifierError
+from ipc_bypass.kernel.errors import SHORTAGES, UnsupportedError, VerifierError
 from ipc_bypass.kernel.header import enumerations
 from ipc_bypass.kernel.loader import load_object, ProgramSpec
 from ipc_bypass.kernel.sources import bpf_source
@@ -29,7 +29,8 @@ PRIVATE_MAPS = ('claims', 'allocator', 'udp_rules', 'receivers', 'udp_settings',
                 'endpoints', 'udp_sockets', 'destinations', 'wakes')
 LAYOUT_VERSION = 1
 _CAPTURE = ProgramSpec(CAPTURE, ProgType.CGROUP_SKB, AttachType.CGROUP_INET_EGRESS)
-_ENDPOINTS = 4096
+#: Ports and senders with statistics; those that sent longest ago make room.
+ENDPOINTS = 4096
 _PAGE_RING = 4096
 
 
@@ -152,7 +153,7 @@ class UdpObjects:
                 'ORDERED_STORES': int(platform.machine() in ('x86_64', 'i686'))}
 
     def _load(self, current_pid):
-        base = {**self._sizes(), 'ENDPOINTS': _ENDPOINTS}
+        base = {**self._sizes(), 'ENDPOINTS': ENDPOINTS}
         choices = ([1] if current_pid else []) + [0]
         try:
             queue = {'ERROR_QUEUE': 1, **error_queue_definitions()}
@@ -165,8 +166,9 @@ class UdpObjects:
                 self._object = load_object(
                     bpf_source(SOURCE), {**base, **queue, 'CURRENT_PID': ask},
                     [_CAPTURE, *(() if ask else NOTES)], [*layout.PARTS, *PRIVATE_MAPS])
-            except VerifierError:
-                if number == len(choices) - 1:
+            except VerifierError as error:
+                # A shortage is not what the next choice can do without.
+                if number == len(choices) - 1 or error.errno in SHORTAGES:
                     raise
                 continue
             self.notes_senders = not ask

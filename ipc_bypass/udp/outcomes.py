@@ -13,7 +13,7 @@ POOL_OUTCOMES = {
     'sent_on': 'diverted though not to a claimed prefix: sent the usual way',
     'stranded': 'the same, and could not be sent',
     'not_claimed': 'a copy of what goes the usual way, to somewhere else',
-    'truncated': 'its first bytes only, or of a TCP connection',
+    'truncated': 'its first bytes only, of a TCP connection, or scribbled over',
     'overwritten': 'its slot was taken away before it was read',
 }
 #: What became of packets that were routed into the local device; 'local' is their sum.

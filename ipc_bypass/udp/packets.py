@@ -73,7 +73,8 @@ def build_parts(descriptors: np.ndarray, payloads: Iterable) -> Iterator[tuple]:
 
     :param descriptors: records as of `build_packet`
     :param payloads: bytes-like, one a record
-    :raises ValueError: a payload is longer than a datagram of its family can be
+    :raises ValueError: a payload is longer than a datagram of its family can be, or a family is
+        neither 4 nor 6
     """
     payloads = list(payloads)
     lengths = np.fromiter(map(len, payloads), 'i8', len(payloads))
@@ -90,6 +91,8 @@ def build_parts(descriptors: np.ndarray, payloads: Iterable) -> Iterator[tuple]:
             for number, (place, part) in enumerate(zip(places.tolist(), partial, strict=True)):
                 heads[place] = memoryview(data)[number * size:(number + 1) * size]
                 sums[place] = part
+    if None in heads:
+        raise ValueError('a datagram is neither of IPv4 nor of IPv6')
     for head, part, payload in zip(heads, sums, payloads, strict=True):
         # Never 0, which would say that there is no checksum: in ones' complement, 0xffff is 0.
         _WORD.pack_into(head, len(head) - 2, 0xffff - (part + word_sum(payload)) % 0xffff)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 
-from ipc_bypass.kernel.errors import BypassError
+from ipc_bypass.kernel.errors import BypassError, PinsInUseError, system_errors
 from ipc_bypass.rules.table import resolve
 from ipc_bypass.udp.capture import Capture
 
@@ -38,7 +38,7 @@ class UdpPath:
     def _reset(self):
         self.selected, self.reasons = None, {}
         self._capture, self._active, self._rules = None, False, [None] * 65536
-        self._rule_list = []
+        self._rule_list, self._counters = [], {}
 
     # Lifecycle --------------------------------------------------------------------------------
 
@@ -46,7 +46,8 @@ class UdpPath:
         """
         Try the paths in turn; raises BypassError and leaves nothing behind.
 
-        With udp_path 'auto', the first one that works is taken, 'loopback' where none does.
+        With udp_path 'auto', the first one that works is taken, 'loopback' where none does; but
+        that another node has the pins is refused.
         """
         with self._lock:
             wanted, reasons, first = self.settings.udp_path, {}, None
@@ -63,15 +64,12 @@ class UdpPath:
                 capture = None
                 try:
                     capture = self._makers[name]()
-                    try:
+                    with system_errors(f'make the {name} path'):
                         capture.configure()
-                    except OSError as error:  # of a call that has no error of its own
-                        raise BypassError(f'make the {name} path', errno=error.errno or 0,
-                                          next_step='see: ipc-bypass doctor') from error
                 except BypassError as error:
                     if capture:
                         capture.cleanup()
-                    if wanted == name:
+                    if wanted == name or isinstance(error, PinsInUseError):
                         self._reset()
                         raise
                     reasons[name], first = str(error), first or error
@@ -95,7 +93,8 @@ class UdpPath:
         """Attach: datagrams are captured from now on."""
         with self._lock:
             if self._capture and not self._active:
-                self._capture.activate()
+                with system_errors('attach the UDP path'):
+                    self._capture.activate()
             self._active = True
 
     def deactivate(self):
@@ -121,7 +120,8 @@ class UdpPath:
             self._rule_list = list(rules)
             self._rules = resolve([rule for rule in rules if rule.transport == 'udp'])
             if self._capture:
-                self._capture.set_rules(self._rule_list, self._rules)
+                with system_errors('write the rules of UDP'):
+                    self._capture.set_rules(self._rule_list, self._rules)
 
     def obstacle(self, rule):
         """Return why a rule has no effect here, '' where it has."""
@@ -177,12 +177,15 @@ class UdpPath:
         enrolled ports that were seen.
         """
         with self._lock:
-            return self._capture.counters() if self._capture else {}
+            with contextlib.suppress(OSError):  # what cannot be read now is shown as it was
+                self._counters = self._capture.counters() if self._capture else {}
+            return dict(self._counters)
 
     def endpoints(self):
         """Return statistics by port and sender: a list of dicts."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             return self._capture.endpoints() if self._capture else []
+        return []
 
     def receiver_of(self, family, address, port):
         """Return (pid, command) of the process that receives there, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ipc_bypass.pool import layout
-from ipc_bypass.udp.packets import MOST_PAYLOAD
+from ipc_bypass.pool.soundness import sound
 from ipc_bypass.udp.prefixes import Prefixes
 import numpy as np
 
@@ -35,8 +35,7 @@ def ways_of(records: np.ndarray, prefixes: Prefixes, near: Prefixes, *, local: b
     :param near: addresses of the local device, which may be within the claimed prefixes
     :param local: whether there is a local device: then what is mirrored goes the usual way
     """
-    whole = ((records['flags'] & (layout.TRUNCATED | layout.TCP)) == 0) \
-        & (records['length'] <= np.where(records['family'] == 6, MOST_PAYLOAD[6], MOST_PAYLOAD[4]))
+    whole = ((records['flags'] & (layout.TRUNCATED | layout.TCP)) == 0) & sound(records)
     diverted = records['action'] == layout.DIVERT
     to_near = near.match(records['destination_address'])
     to_far = prefixes.match(records['destination_address']) & ~to_near

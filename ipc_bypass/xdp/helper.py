@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from ipc_bypass.kernel.errors import BypassError
+from ipc_bypass.kernel.errors import BypassError, RuleError
 from ipc_bypass.xdp.arrays import Arrays, HELD_OFF
 from ipc_bypass.xdp.filter.status import FilterStatus, RuleStatus
 from ipc_bypass.xdp.interfaces import check_patterns, Interface, interfaces, matching
@@ -141,15 +141,20 @@ class XdpHelper(Arrays):
                 raise
             return rule.id
 
-    def remove_rule(self, rule_id: int, text: str = '') -> int:
+    def remove_rule(self, rule_id: int, text: str = '', *, origin: str = '') -> int:
         """
         Remove a rule by its id, or by its text where that is 0, and return its id.
 
-        :raises RuleError: when there is no such rule
+        :param origin: who must have added it, '' for whoever
+        :raises RuleError: when there is no such rule, or it is another's
         :raises BypassError: when a filter cannot be told; the rule is in force as before then
         """
         with self._lock:
             rule = self._shared.rules.remove(rule_id or text)
+            if origin not in ('', rule.origin):
+                self._shared.rules.add(rule)
+                raise RuleError(f"remove the rule '{rule}'", f'it is of origin {rule.origin}',
+                                code='NOT_ALLOWED', next_step='take it out of filter_rules')
             try:
                 self._apply(self._settings, 'filter')
             except Exception:

@@ -16,6 +16,7 @@ from ipc_bypass.xdp.ethtool import Ethtool
 from ipc_bypass.xdp.netlink import (
     attribute,
     attributes,
+    head,
     NetlinkError,
     NetlinkSocket,
     number_of,
@@ -141,7 +142,12 @@ def select(patterns: Sequence[str], *, allow_none: bool = False) -> list[Interfa
 
 
 def matching(patterns: Iterable[str], present: Sequence[Interface]) -> list[Interface]:
-    """Return those of the interfaces that patterns name, in their order."""
+    """
+    Return those of the interfaces that patterns name, in their order.
+
+    One whose name cannot be shown (the kernel lets it be almost any bytes) is named by none.
+    """
+    present = [interface for interface in present if interface.name.isprintable()]
     wanted = set()
     for pattern in patterns:
         wanted.update(interface.index for interface in _matching(pattern, present))
@@ -172,7 +178,7 @@ def parse(content: bytes, ethtool: Ethtool | None = None) -> Interface:
     :param ethtool: asked for the driver and the queues in use; without it the driver is what
         the kind says, and queues are those that the interface was made with
     """
-    _family, hardware, index, flags, _change = _INFO.unpack_from(content)
+    _family, hardware, index, flags, _change = head(_INFO, content)
     told = attributes(content, _INFO.size)
     name = text_of(told.get(_IFNAME))
     kind = text_of(attributes(told.get(_LINKINFO, b'')).get(_INFO_KIND))
@@ -207,7 +213,12 @@ def _name_attribute(name: str) -> bytes:
     if reason:
         raise InterfaceError(f'find the interface {name!r}', reason, errno=errno.EINVAL,
                              next_step='see: ip link')
-    return attribute(_IFNAME, name.encode() + b'\0')
+    return attribute(_IFNAME, _encoded(name) + b'\0')
+
+
+def _encoded(name: str) -> bytes:
+    """Return a name as the kernel has it: bytes that are no UTF-8 come as lone surrogates."""
+    return name.encode('utf-8', 'surrogateescape')
 
 
 def _is_pattern(name: str) -> bool:
@@ -225,7 +236,7 @@ def _nonsense(pattern: object) -> str:
         return 'names of interfaces have no slash and no white space'
     if ':' in name:
         return 'only bridge: can stand before a name'
-    if not _is_pattern(name) and len(name.encode()) > _LONGEST:
+    if not _is_pattern(name) and len(_encoded(name)) > _LONGEST:
         return f'names of interfaces have at most {_LONGEST} bytes'
     return ''
 
@@ -249,7 +260,8 @@ def _bridges(pattern: str, present: Sequence[Interface]) -> list[Interface]:
 
 def _names_nothing(pattern: str, present: Sequence[Interface]) -> InterfaceError:
     reason = 'there is none in this network namespace'
-    next_step = 'there are: ' + ', '.join(interface.name for interface in present)
+    next_step = 'there are: ' + ', '.join(
+        interface.name for interface in present if interface.name.isprintable())
     if pattern.startswith('bridge:'):
         name = pattern.removeprefix('bridge:')
         if _bridges(pattern, present):

@@ -15,6 +15,8 @@ _ERROR, _DONE = 2, 3
 _ACK_TLVS, _ERROR_MESSAGE = 0x200, 1
 _HEADER = struct.Struct('=IHHII')  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct('=HH')  # length, type
+_NUMBER = struct.Struct('=i')
+_LARGEST_ERROR = 4095  # MAX_ERRNO of linux/err.h
 _TYPE_MASK = 0x3fff
 _NESTED = 0x8000
 # The kernel's largest message of a dump is 32 KiB.
@@ -96,14 +98,25 @@ class NetlinkSocket:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (type, flags, sequence, body) of the messages in what was received."""
+    """
+    Yield (type, flags, sequence, body) of the messages in what was received.
+
+    :raises NetlinkError: EBADMSG where one is longer than what is there, or shorter than its head
+    """
     at = 0
     while at + _HEADER.size <= len(data):
         length, number, flags, sequence, _port = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
-            return
+        if not _HEADER.size <= length <= len(data) - at:
+            raise _cut_off()
         yield number, flags, sequence, data[at + _HEADER.size:at + length]
         at += length + 3 & ~3
+
+
+def head(form: struct.Struct, body: bytes) -> tuple:
+    """Return what stands at the beginning of a message's body; raises NetlinkError EBADMSG."""
+    if len(body) < form.size:
+        raise _cut_off()
+    return form.unpack_from(body)
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
@@ -144,9 +157,15 @@ def number_of(value: bytes | None, default: int = 0) -> int:
 _ORDER = 'little' if struct.pack('=H', 1)[0] else 'big'
 
 
+def _cut_off() -> NetlinkError:
+    return NetlinkError(errno.EBADMSG, 'a message of netlink is cut off')
+
+
 def _raise_refusal(flags: int, content: bytes) -> None:
     """Raise NetlinkError for an error message; return for one that only acknowledges."""
-    number, = struct.unpack_from('=i', content)
+    number, = head(_NUMBER, content)
+    if not -_LARGEST_ERROR <= number <= 0:
+        raise NetlinkError(errno.EBADMSG, f'netlink answers with the error {number}')
     if number:
         # struct nlmsgerr: the number, the header of the request, then the kernel's words.
         said = attributes(content, 4 + _HEADER.size) if flags & _ACK_TLVS else {}

@@ -18,7 +18,7 @@ from ipc_bypass.xdp.bypass_flows import Address
 from ipc_bypass.xdp.fast_path.rtnetlink import Asking, Link, Listening
 from ipc_bypass.xdp.features import xdp_features, XdpFeature
 from ipc_bypass.xdp.interfaces import namespace_inode
-from ipc_bypass.xdp.netlink import attribute, attributes
+from ipc_bypass.xdp.netlink import attribute, attributes, head
 
 #: Seconds between two looks without a message, and between two times that a hop is asked for.
 _INTERVAL, _ASK_EVERY = 2.0, 10.0
@@ -193,9 +193,9 @@ class _Asking(Asking):
         """Return the MAC of an address on a link, None while it is not known."""
         try:
             answer, = self.ask(_GET_NEIGHBOUR, self._body(index, address, 0))
+            state = head(_NEIGHBOUR, answer)[2]
         except OSError:
             return None
-        state = _NEIGHBOUR.unpack_from(answer)[2]
         mac = attributes(answer, _NEIGHBOUR.size).get(_LLADDR, b'')
         return mac if state & _VALID and len(mac) == 6 else None
 

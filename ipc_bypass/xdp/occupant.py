@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ipc_bypass.kernel import syscall
+from ipc_bypass.tcp.owners import comm
 from ipc_bypass.xdp.interfaces import find_index, Interface
 
 #: Name of the program by which libxdp runs several on one interface.
@@ -112,6 +113,4 @@ def _holders(link: int) -> tuple[int, ...]:
 
 
 def _command(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f'/proc/{pid}/comm').read_text().strip()
-    return 'ended'
+    return comm(pid) or 'ended'

@@ -14,6 +14,7 @@ from support.capturing import knows, object_ids, Route, rules
 from support.leaks import PIN_PREFIX
 from support.namespaces import bridged_pair, SERVER, SERVER_V6
 from support.ports import PortBlock
+from support.waiting import PATIENCE
 
 _numbers = itertools.count()
 
@@ -59,8 +60,11 @@ def make_udp(privileged, pin_directory, leaks, tmp_path_factory):
         folder = tmp_path_factory.mktemp('udp')
         path = UdpPath(UdpSettings(**{
             'udp_path': 'cgroup_skb', 'pin_directory': pin_directory(), 'pool_size': 8 << 20,
-            'control_socket': str(folder / 'pool.sock'), 'heartbeat_ms': 5000,
-            'slot_ttl_ms': 20000, **settings}), current_pid=current_pid)
+            'control_socket': str(folder / 'pool.sock'),
+            # As patient as the tests: an emulated machine may be starved for seconds.
+            'heartbeat_ms': round(PATIENCE * 1000 / 6),
+            'slot_ttl_ms': round(PATIENCE * 1000 / 1.5),
+            **settings}), current_pid=current_pid)
         try:
             path.configure()
             leaks.note(object_ids(path))

@@ -14,9 +14,11 @@ import errno
 import socket
 import struct
 
+from ipc_bypass.graph.parameter_list import printable
 from ipc_bypass.xdp.netlink import (
     attribute,
     attributes,
+    head,
     messages,
     NetlinkError,
     NetlinkSocket,
@@ -142,7 +144,7 @@ class Asking(NetlinkSocket):
         """Return the kinds of queueing disciplines by the link's index."""
         found: dict[int, set[str]] = {}
         for body in self.ask(_GET_QDISC, _CONTROL_HEADER.pack(0, 0, 0, 0, 0), dump=True):
-            index = _CONTROL_HEADER.unpack_from(body)[1]
+            index = head(_CONTROL_HEADER, body)[1]
             kind = text_of(attributes(body, _CONTROL_HEADER.size).get(1))
             found.setdefault(index, set()).add(kind)
         return found
@@ -152,7 +154,7 @@ class Asking(NetlinkSocket):
         found = []
         body = _CONTROL_HEADER.pack(0, index, 0, parent, 0)
         for answer in self.ask(_GET_FILTER, body, dump=True):
-            _, _, handle, _, info = _CONTROL_HEADER.unpack_from(answer)
+            _, _, handle, _, info = head(_CONTROL_HEADER, answer)
             said = attributes(answer, _CONTROL_HEADER.size)
             if handle:  # the others are the tables that hold them
                 name = text_of(attributes(said.get(2, b'')).get(7))
@@ -206,8 +208,11 @@ class Listening:
             for level, kind, value in notes:
                 if (level, kind) == (_SOL_NETLINK, _LISTEN_ALL_NSID):
                     namespace, = struct.unpack('=i', value[:4])
-            for number, _flags, _sequence, body in messages(data):
-                yield number, body, namespace
+            try:
+                for number, _flags, _sequence, body in messages(data):
+                    yield number, body, namespace
+            except NetlinkError:
+                yield None
 
     def close(self) -> None:
         """Close the socket."""
@@ -216,13 +221,13 @@ class Listening:
 
 def parse_link(body: bytes) -> Link:
     """Return the link of a message that is not of family AF_BRIDGE."""
-    _, _, index, flags, _ = _LINK_HEADER.unpack_from(body)
+    _, _, index, flags, _ = head(_LINK_HEADER, body)
     said = attributes(body, _LINK_HEADER.size)
     info = attributes(said.get(_LINKINFO, b''))
     data, port = attributes(info.get(_DATA, b'')), attributes(info.get(_SLAVE_DATA, b''))
     kind, master = text_of(info.get(_KIND)), number_of(said.get(_MASTER))
     return Link(
-        index, text_of(said.get(_NAME)), kind, said.get(_ADDRESS, b''),
+        index, printable(text_of(said.get(_NAME))), kind, said.get(_ADDRESS, b''),
         number_of(said.get(_MTU)), bool(flags & _UP), master,
         number_of(said.get(_LINK)) if kind == 'veth' else 0,
         number_of(said[_LINK_NAMESPACE]) if _LINK_NAMESPACE in said else -1,
@@ -239,7 +244,7 @@ def parse_port(said: dict[int, bytes]) -> tuple[int, bool, bool]:
 
 def family_and_index(body: bytes) -> tuple[int, int]:
     """Return the family and the link's index of a message about a link."""
-    family, _, index, _, _ = _LINK_HEADER.unpack_from(body)
+    family, _, index, _, _ = head(_LINK_HEADER, body)
     return family, index
 
 
@@ -251,12 +256,12 @@ def port_of(body: bytes) -> tuple[int, bool, bool] | None:
 
 def index_of_control(body: bytes) -> int:
     """Return the link's index of a message about traffic control."""
-    return _CONTROL_HEADER.unpack_from(body)[1]
+    return head(_CONTROL_HEADER, body)[1]
 
 
 def parse_address(body: bytes) -> tuple[int, bytes, bool]:
     """Return (index of the link, address in 16 bytes, whether it takes packets in)."""
-    family, _, flags, _, index = _ADDRESS_HEADER.unpack_from(body)
+    family, _, flags, _, index = head(_ADDRESS_HEADER, body)
     said = attributes(body, _ADDRESS_HEADER.size)
     flags = number_of(said.get(_IFA_FLAGS), flags)
     raw = said.get(_IFA_LOCAL) or said.get(_IFA_ADDRESS) or b''
@@ -266,7 +271,7 @@ def parse_address(body: bytes) -> tuple[int, bytes, bool]:
 
 def parse_neighbour(body: bytes) -> ForwardingEntry | None:
     """Return the line of a bridge's table, None where the message is about something else."""
-    family, index, state, _, _ = _NEIGHBOUR_HEADER.unpack_from(body)
+    family, index, state, _, _ = head(_NEIGHBOUR_HEADER, body)
     if family != AF_BRIDGE:
         return None
     said = attributes(body, _NEIGHBOUR_HEADER.size)
