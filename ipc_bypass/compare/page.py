@@ -72,7 +72,9 @@ def save(path: Path, text: str) -> None:
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding='utf-8')
+        # Where somebody put a file or a link of that name, it is left alone.
+        with open(unfinished, 'x', encoding='utf-8') as stream:
+            stream.write(text)
         unfinished.replace(path)
     except OSError as error:
         raise BypassError(f'write {path}', errno=error.errno or 0,

@@ -93,4 +93,7 @@ class Attachment:
         if error.errno == errno.EBADF:
             return CgroupError(what, 'cgroup_path is no cgroup v2 folder', errno=error.errno,
                                next_step="set cgroup_path to one, or to ''")
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return CgroupError(what, 'the cgroup was removed', errno=error.errno,
+                               next_step='clean up, and configure again where there is one')
         return UnsupportedError(what, errno=error.errno, next_step='see: ipc-bypass doctor')

@@ -234,8 +234,12 @@ class PinDirectory:
 
     def _error(self, what: str, number: int | None, *, next_step: str = '') -> BypassError:
         what = f'{what} ({self.path})'
-        if number in (errno.EPERM, errno.EACCES):
+        if number == errno.EPERM:
             return privilege_error(what, ['CAP_BPF'], number)
+        if number == errno.EACCES:  # of a folder's mode: bpf(2) itself answers EPERM
+            return PinError(what, f'user {os.geteuid()} may not look into the folder',
+                            errno=number, next_step='as root, give that user a folder of its own '
+                            "(systemd/ipc-bypass-pins USER FOLDER), or set pin_directory to ''")
         if number == errno.ENOENT and not next_step:
             next_step = _MOUNT_COMMAND if not os.path.ismount(MOUNT_POINT) else ''
         return PinError(what, errno=number or 0, next_step=next_step)

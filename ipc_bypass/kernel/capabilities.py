@@ -8,10 +8,12 @@ import os
 
 from ipc_bypass.kernel.errors import PrivilegeError
 
-# Bit numbers of uapi/linux/capability.h that this package asks for.
-_BITS = {
-    'CAP_NET_ADMIN': 12, 'CAP_NET_RAW': 13, 'CAP_SYS_PTRACE': 19, 'CAP_SYS_ADMIN': 21,
-    'CAP_SYS_RESOURCE': 24, 'CAP_PERFMON': 38, 'CAP_BPF': 39,
+#: Bit numbers of uapi/linux/capability.h that this package asks for.
+BITS = {
+    'CAP_CHOWN': 0, 'CAP_DAC_OVERRIDE': 1, 'CAP_DAC_READ_SEARCH': 2, 'CAP_FOWNER': 3,
+    'CAP_NET_BIND_SERVICE': 10, 'CAP_NET_BROADCAST': 11, 'CAP_NET_ADMIN': 12, 'CAP_NET_RAW': 13,
+    'CAP_IPC_LOCK': 14, 'CAP_SYS_PTRACE': 19, 'CAP_SYS_ADMIN': 21, 'CAP_SYS_RESOURCE': 24,
+    'CAP_PERFMON': 38, 'CAP_BPF': 39,
 }
 # In bpf(2), CAP_SYS_ADMIN stands for all of them; before 5.8 there was nothing finer.
 _IMPLIED_BY = dict.fromkeys(('CAP_BPF', 'CAP_NET_ADMIN', 'CAP_PERFMON'), 'CAP_SYS_ADMIN')
@@ -19,15 +21,15 @@ _IMPLIED_BY = dict.fromkeys(('CAP_BPF', 'CAP_NET_ADMIN', 'CAP_PERFMON'), 'CAP_SY
 WHAT_FOR = {
     'CAP_BPF': 'create maps and load programs',
     'CAP_NET_ADMIN': 'load and attach network programs',
-    'CAP_PERFMON': 'read the queues of a connection in the kernel, trace',
+    'CAP_PERFMON': 'load programs that read what the kernel knows of a socket, trace',
     'CAP_SYS_ADMIN': 'open bpf objects by id, mount bpffs',
     'CAP_SYS_PTRACE': 'name the processes of a flow, see their queues',
 }
 
 
-def effective(status: str = '/proc/self/status') -> set[str]:
+def effective(status: str = '/proc/thread-self/status') -> set[str]:
     """
-    Return the names of the effective capabilities that this package knows.
+    Return the names of the effective capabilities of this thread that this package knows.
 
     :param status: a file in the form of proc(5), /proc/pid/status
     """
@@ -35,7 +37,7 @@ def effective(status: str = '/proc/self/status') -> set[str]:
         for line in stream:
             if line.startswith('CapEff:'):
                 bits = int(line.split()[1], 16)
-                return {name for name, bit in _BITS.items() if bits >> bit & 1}
+                return {name for name, bit in BITS.items() if bits >> bit & 1}
     return set()
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+import errno as errnos
 import os
+
+from ipc_bypass.kernel.logs import lacking
+
+#: What a kernel answers that could do what was asked at another time.
+SHORTAGES = (errnos.ENOMEM, errnos.ENOSPC, errnos.EBUSY, errnos.EAGAIN)
 
 
 class BypassError(RuntimeError):
@@ -42,7 +50,17 @@ class CompileError(BypassError):
 
 
 class VerifierError(BypassError):
-    """The kernel's verifier refused a program; the reason is the last meaningful line."""
+    """
+    The kernel's verifier refused a program; the reason is the last meaningful line.
+
+    Where that line tells of an instruction that the kernel lacks, the reason and the next step
+    name it.
+    """
+
+    def __init__(self, what: str, reason: str = '', *, errno: int = 0, next_step: str = '',
+                 log: str = '') -> None:
+        reason, next_step = lacking(reason) or (reason, next_step)
+        super().__init__(what, reason, errno=errno, next_step=next_step, log=log)
 
 
 class LoaderError(BypassError):
@@ -59,6 +77,10 @@ class CgroupError(BypassError):
 
 class PinError(BypassError):
     """An object cannot be pinned, or a pin cannot be trusted."""
+
+
+class PinsInUseError(PinError):
+    """Another process owns a folder of pins: no fault of this host, and nothing to go without."""
 
 
 class MapFullError(BypassError):
@@ -86,6 +108,18 @@ class RuleError(BypassError):
         super().__init__(what, reason, errno=errno, next_step=next_step, log=log)
         self.code = code
         self.rule_id = rule_id
+
+
+@contextmanager
+def system_errors(what: str) -> Iterator[None]:
+    """Turn what system calls within raise, without an error of its own, into a BypassError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise BypassError(what, errno=errnos.ENOMEM, next_step='look for memory limits') from error
+    except OSError as error:
+        raise BypassError(what, error.strerror or str(error), errno=error.errno or 0,
+                          next_step='see: ipc-bypass doctor') from error
 
 
 def _one_line(text: str) -> str:

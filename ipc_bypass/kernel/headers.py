@@ -19,11 +19,13 @@ import shutil
 import tempfile
 
 from ipc_bypass.kernel.errors import HeadersError
+from ipc_bypass.kernel.trusted_paths import distrust
 
 # Debian's and BCC's word for the machine, by that of uname(2).
 _ARCHITECTURES = {'x86_64': 'x86', 'i686': 'x86', 'i386': 'x86', 'aarch64': 'arm64',
                   'armv7l': 'arm', 'armv6l': 'arm', 'ppc64le': 'powerpc', 's390x': 's390',
                   'riscv64': 'riscv', 'loongarch64': 'loongarch'}
+_ROOT_CACHE = '/var/cache'
 #: The next step where there are none.
 HEADER_PACKAGES = ('apt-get install linux-headers-$(uname -r), or of any release: '
                    'linux-headers-amd64 (Debian), linux-headers-generic (Ubuntu)')
@@ -82,10 +84,16 @@ def find_headers(root: str | os.PathLike = '/', *, cache: Path | None = None,
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again, $XDG_CACHE_HOME/ipc_bypass or its default."""
+    """
+    Return the folder for what can be made again, $XDG_CACHE_HOME/ipc_bypass or its default.
+
+    Root with another user's HOME, as after `sudo -E`, has /var/cache/ipc_bypass.
+    """
     base = os.environ.get('XDG_CACHE_HOME') or ''
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser('~'), '.cache')
+    if os.geteuid() == 0 and distrust(Path(base) / 'ipc_bypass'):
+        base = _ROOT_CACHE
     return Path(base) / 'ipc_bypass'
 
 
@@ -196,12 +204,13 @@ def _made(cache: Path | None, release: str, key: str, fill) -> Path:
     name = re.sub(r'[^\w.+-]', '_', release)
     target = cache / f'headers-{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
     staged = None
+    reason = distrust(target)
+    if reason:
+        raise HeadersError(f'use the kernel headers in {target}', reason,
+                           next_step='set XDG_CACHE_HOME to a folder of your own')
     try:
         if target.is_dir() and not target.is_symlink():
-            if target.stat().st_uid in (0, os.geteuid()):
-                return target
-            raise HeadersError(f'use the kernel headers in {target}', 'they belong to another '
-                               'user', next_step='set XDG_CACHE_HOME to a folder of your own')
+            return target
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix='headers-new-', dir=cache))
         staged.chmod(0o755)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ipc_bypass.kernel import bpffs
-from ipc_bypass.kernel.errors import PinError
+from ipc_bypass.kernel.errors import PinError, PinsInUseError
 
 
 class PinOwner:
@@ -15,7 +15,9 @@ class PinOwner:
 
     def __init__(self, folder, name, *, trust, mount=True):
         """
-        Take `folder` for what `name` stands for; raises PinError where another process has it.
+        Take `folder` for what `name` stands for; raises PinError.
+
+        PinsInUseError where another process has it.
 
         :param trust: called before anything is made; raises where the folder cannot be trusted
         :param mount: whether to mount a bpffs where none is, at its usual place
@@ -30,9 +32,9 @@ class PinOwner:
             while self._fd is None:
                 self._fd = self._locked()
         except BlockingIOError:
-            raise PinError(f'take the pin folder {folder}', 'another node runs with it',
-                           errno=errno.EBUSY, next_step='stop that node, or give this one '
-                           'another pin_directory') from None
+            raise PinsInUseError(f'take the pin folder {folder}', 'another node runs with it',
+                                 errno=errno.EBUSY, next_step='stop that node, or give this one '
+                                 'another pin_directory') from None
         except OSError as error:
             raise PinError(f'write to the pin folder {folder}', errno=error.errno,
                            next_step=f'make {self._folder.parent} writable (mount -t bpf bpf '

@@ -21,12 +21,13 @@ from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.kernel.headers import find_headers
 from ipc_bypass.kernel.loader import load_object, ProgramSpec
 from ipc_bypass.kernel.loader_child import find_worker_python
+from ipc_bypass.kernel.prebuilt_files import choice, prebuilt_state, VARIABLE
 
 _PATHS = {'tcp': ('sk_msg', 'loopback'), 'udp': ('cgroup_skb', 'trace', 'loopback')}
 _SK_MSG, _BOTH = ('tcp/sk_msg',), ('tcp/sk_msg', 'udp/cgroup_skb')
 _TRACE = ('udp/trace',)
 _CAPABILITY_PATHS = {'CAP_BPF': (*_BOTH, *_TRACE), 'CAP_NET_ADMIN': _BOTH,
-                     'CAP_PERFMON': _TRACE}
+                     'CAP_PERFMON': (*_BOTH, *_TRACE)}
 
 _SMALLEST_SOURCE = """
 #include <uapi/linux/bpf.h>
@@ -74,12 +75,17 @@ def probe_all(*, root: str | os.PathLike = '/') -> list[ProbeResult]:
     ]
     results.append(_attempt('kprobes', probe_kernel.try_kprobes, '4.1',
                             'trace, where cgroup_skb cannot be had', _TRACE))
-    headers = _attempt('kernel headers', lambda: _headers(root), '', 'compile the programs', _BOTH)
-    compiler = _attempt('bcc', _import_bcc, '', 'compile the programs', _BOTH)
+    prebuilt = _prebuilt()
+    # What was compiled with the package takes neither.
+    compiling = () if prebuilt.works else _BOTH
+    results.append(prebuilt)
+    headers = _attempt('kernel headers', lambda: _headers(root), '', 'compile the programs',
+                       compiling)
+    compiler = _attempt('bcc', _import_bcc, '', 'compile the programs', compiling)
     results += [headers, compiler]
     refused = [result.name for result in (results[0], headers, compiler) if not result.works]
     results.append(_attempt('compile and load with bcc', lambda: _compile(root, refused), '4.18',
-                            'compile the programs', _BOTH))
+                            'compile the programs', compiling))
     # Where bpf(2) is refused as a whole, another refusal would say nothing of the kernel.
     for trial in probe_kernel.trials():
         results.append(_attempt(trial.name, trial.attempt if results[0].works else _refused,
@@ -219,6 +225,17 @@ def _writable_bpffs() -> str:
 def _kernel_btf() -> str:
     offset = Btf.from_kernel().offset('tcp_sock', 'copied_seq')
     return f'tcp_sock.copied_seq at byte {offset}'
+
+
+def _prebuilt() -> ProbeResult:
+    """Say what was compiled with the package; nothing needs it where there is a compiler."""
+    count, lacking = prebuilt_state()
+    if choice() == 'compile':
+        lacking = f'{VARIABLE} says to compile'
+    return ProbeResult('prebuilt programs', None if lacking else True, 0,
+                       lacking or f'{count} for {os.uname().machine}', '',
+                       'python3 -m ipc_bypass.prebuilt compiles them (docs/prebuilt.md)'
+                       if lacking else '', 'start without a compiler')
 
 
 def _headers(root: str | os.PathLike) -> str:

@@ -17,6 +17,7 @@ from ipc_bypass.kernel import syscall
 from ipc_bypass.kernel.btf import Btf
 from ipc_bypass.kernel.cgroup import find_cgroup2, open_cgroup
 from ipc_bypass.kernel.errors import BypassError, UnsupportedError
+from ipc_bypass.kernel.raw_tracepoint import open_raw_tracepoint
 from ipc_bypass.kernel.syscall import AttachType, MapFlag, MapType, ProgType
 
 # Where fields stand in contexts, uapi/linux/bpf.h.
@@ -93,11 +94,16 @@ def trials() -> list[Trial]:
         ('xdp link', _xdp_link, '5.9', 'XDP that ends with the process', ()),
         ('sk_msg and sk_skb on a sockhash', _sockhash_programs, '5.13', 'TCP', tcp),
     ]
+    tracepoints = [
+        ('sock_recv_length', '6.3', 'leaving out programs that use MSG_WAITALL'),
+        ('tcp_rcv_space_adjust', '4.17', 'leaving out programs that splice from a socket'),
+    ]
     return [
         *(Trial(f'map {name}', attempt, since, use, paths)
           for name, attempt, since, use, paths in maps),
         *(Trial(f'program {name}', _program(kind, attach, answer), since, use, paths)
           for name, kind, attach, answer, since, use, paths in programs),
+        Trial('instruction compare and exchange', _compare_exchange, '5.12', 'UDP capture', udp),
         *(Trial(f'helper {name}', attempt, since, use, paths)
           for name, attempt, since, use, paths in helpers),
         *(Trial(f'helper {name}', attempt, since, use,
@@ -105,6 +111,9 @@ def trials() -> list[Trial]:
           for name, attempt, since, use in readers),
         *(Trial(f'attach {name}', attempt, since, use, paths)
           for name, attempt, since, use, paths in links),
+        *(Trial(f'tracepoint {name}', _raw_tracepoint(name), since, use,
+                capabilities=('CAP_BPF', 'CAP_PERFMON'))
+          for name, since, use in tracepoints),
     ]
 
 
@@ -131,6 +140,16 @@ def _make(kind: MapType, key: int = _KEY_SIZE, value: int = 8, entries: int = 4)
     return syscall.map_create(kind, key, value, entries, name='ipcb_probe')
 
 
+def _raw_tracepoint(name: str) -> Callable[[], None]:
+    def attempt() -> None:
+        program = _load(ProgType.RAW_TRACEPOINT, 0, answer=0)
+        try:
+            _close(open_raw_tracepoint(name, program))
+        finally:
+            _close(program)
+    return attempt
+
+
 def _map(kind: MapType, **sizes: int) -> Callable[[], None]:
     return lambda: _close(_make(kind, **sizes))
 
@@ -142,6 +161,11 @@ def _load(kind: ProgType, attach: int, *parts: bytes, answer: int = 1) -> int:
 
 def _program(kind: ProgType, attach: int, answer: int) -> Callable[[], None]:
     return lambda: _close(_load(kind, attach, answer=answer))
+
+
+def _compare_exchange() -> None:
+    _close(_load(ProgType.CGROUP_SKB, AttachType.CGROUP_INET_EGRESS, code.zero_frame(-8, 8),
+                 code.move(0, 0), code.move(1, 1), code.compare_exchange64(10, 1, -8)))
 
 
 def _mmapable_array() -> None:

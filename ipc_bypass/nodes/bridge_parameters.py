@@ -3,7 +3,7 @@
 import ipaddress
 
 from ipc_bypass.kernel.errors import BypassError
-from ipc_bypass.nodes.parameters import CONSTRAINTS, Spec, START, UNCONFIGURED
+from ipc_bypass.nodes.parameters import CONSTRAINTS, runtime_spec, Spec, START, UNCONFIGURED
 from ipc_bypass.pool.channel import DEFAULT_SOCKET
 from ipc_bypass.rules.table import parse
 from ipc_bypass.udp.fragments import SMALLEST_MTU
@@ -52,6 +52,7 @@ SPECS = (
          'status is WARN. Nothing is dropped for it.', STATED_RATE, limits=(1, 100_000_000)),
     Spec('status_period_s', 'Period of the topics ~/status and /diagnostics, in seconds.', 1.0,
          limits=(0.1, 3600.0)),
+    runtime_spec('max_rate', 'status_period_s'),
     Spec('autostart', 'Configure and activate when the node starts.', False, change=START),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}

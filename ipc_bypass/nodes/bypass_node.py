@@ -11,6 +11,7 @@ from ipc_bypass.nodes.packet_tap import PacketTap
 from ipc_bypass.nodes.paths import Paths
 from ipc_bypass.nodes.services import RuleServices
 from ipc_bypass.nodes.topics import Topics
+from ipc_bypass.rules.service_limits import ServiceLimits
 from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import SetParametersResult
 
@@ -40,7 +41,9 @@ class BypassNode(lifecycle.SteppedNode):
         refusal = parameters.refusal(values, values, configured=False)
         if refusal:
             raise BypassError(refusal)
-        wanted_rules(*parameters.rule_lists(values))
+        self._enrollment.limit(ServiceLimits(
+            values['service_rules'], self.context.get_domain_id(),
+            wanted_rules(*parameters.rule_lists(values))))
         self.add_on_set_parameters_callback(self._change_parameters)
         self._topics = Topics(self, self._enrollment)
         self._rule_services = RuleServices(
@@ -50,8 +53,15 @@ class BypassNode(lifecycle.SteppedNode):
     def _announce(self, state):
         self._topics.announce(state)
 
+    def _unused_capabilities(self):
+        values = parameters.read(self)
+        if parameters.held_back(values, ['udp_path']) and values['udp_path'] == 'loopback':
+            return ('CAP_NET_RAW',)  # nothing is ever diverted, and so nothing sent on
+        return ()
+
     def _configure(self):
         values = parameters.read(self)
+        parameters.check_socket_folder(values)
         path = self._path = Paths(parameters.tcp_settings(values),
                                   parameters.udp_settings(values), self.get_logger())
         try:
@@ -122,7 +132,8 @@ class BypassNode(lifecycle.SteppedNode):
         values = {**before, **{parameter.name: parameter.value for parameter in changed
                                if parameter.name in parameters.BY_NAME}}
         names = [name for name in values if values[name] != before[name]]
-        reason = parameters.refusal(values, names, configured=self._path is not None)
+        reason = parameters.held_back(before, names) or parameters.refusal(
+            values, names, configured=self._path is not None)
         if not reason:
             try:
                 self._apply(values, names)
@@ -132,8 +143,9 @@ class BypassNode(lifecycle.SteppedNode):
 
     def _apply(self, values, names):
         rules = parameters.rule_lists(values)
+        if not parameters.RULE_LISTS.isdisjoint(names):
+            self._enrollment.check_lists(*rules)
         if self._path is None:
-            wanted_rules(*rules)
             return
         # The rules come first: they may be refused, and are then as they were.
         if not parameters.RULE_LISTS.isdisjoint(names):

@@ -56,10 +56,19 @@ class Enrollment:
     """
 
     def __init__(self):
-        """Start with no rules and no path."""
+        """Start with no rules, no path and, until `limit`, no limits."""
         self._table = RuleTable()
-        self._path = None
+        self._path = self._limits = None
         self._from_parameters = set()
+
+    def limit(self, limits):
+        """Have `limits`, a ServiceLimits, hold for what comes from the ROS graph."""
+        self._limits = limits
+
+    def check_lists(self, *lists):
+        """Raise RuleError where `wanted_rules(*lists)` would, or is beyond the limits."""
+        for key, (action, _origin) in wanted_rules(*lists).items():
+            self._check_limits(*key, action)
 
     def begin(self, path, *lists):
         """Enroll the parameters' rules at `path`, of nodes/paths; an error leaves no rule."""
@@ -119,8 +128,13 @@ class Enrollment:
                             next_step='use port ranges, or withdraw rules')
 
     def enroll(self, transport, port_first, port_last=0, action='', origin='service'):
-        """Add a rule and return it; raises RuleError NOT_SUPPORTED where no path serves it."""
+        """
+        Add a rule that a service asks for and return it.
+
+        Raises RuleError NOT_ALLOWED beyond the limits, NOT_SUPPORTED where no path serves it.
+        """
         checked = check(transport, port_first, port_last, action)
+        self._check_limits(transport, checked.port_first, checked.port_last, checked.action)
         # TCP rules are kept where loopback is the path; a capture that cannot be is an error.
         unsupported = self._path.unsupported(checked) if transport == 'udp' else ''
         if unsupported:
@@ -195,6 +209,10 @@ class Enrollment:
     def __len__(self):
         """Return the number of rules."""
         return len(self._table)
+
+    def _check_limits(self, transport, port_first, port_last, action):
+        if self._limits is not None:
+            self._limits.check(transport, port_first, port_last, action)
 
     def _tell_path(self):
         self._path.set_rules(self._table.rules())

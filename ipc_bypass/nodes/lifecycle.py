@@ -4,11 +4,14 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 
 from ipc_bypass.kernel.errors import BypassError
+from ipc_bypass.nodes.privileges import Privileges
 from lifecycle_msgs.msg import State
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -18,6 +21,8 @@ from rclpy.task import Future
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR
+#: Seconds to rest after a callback that raised, so that a storm of them takes no processor.
+_AFTER_FAULT = 0.01
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,6 +39,13 @@ class SteppedNode(LifecycleNode):
         """Make the node, unconfigured; nothing is announced yet."""
         super().__init__(name, **node_arguments)
         self._state = State.PRIMARY_STATE_UNCONFIGURED
+        self._privileges = None  # this process's capabilities are not the node's to change
+
+    def create_timer(self, timer_period_sec, callback, **options):
+        """Make a timer of the steady clock: one of the wall clock halts when that is set back."""
+        return super().create_timer(
+            timer_period_sec, callback, **{'clock': Clock(clock_type=ClockType.STEADY_TIME),
+                                           **options})
 
     def on_configure(self, _state):
         """Take what the node needs."""
@@ -57,9 +69,23 @@ class SteppedNode(LifecycleNode):
 
     def on_error(self, _state):
         """Release what a transition left behind, and go back to unconfigured."""
+        if self._privileges is not None:
+            self._privileges.begin_transition()
         self._release_quietly()
         self._reached(State.PRIMARY_STATE_UNCONFIGURED)
+        if self._privileges is not None:
+            self._privileges.reach(self._state)
         return SUCCESS
+
+    def take_privileges(self, privileges):
+        """Have `privileges`, a Privileges, follow the state from now on."""
+        privileges.give_up(self._unused_capabilities())
+        privileges.reach(self._state)
+        self._privileges = privileges
+
+    def _unused_capabilities(self):
+        """Return the names of capabilities that this configuration can never use."""
+        return ()
 
     def bring_up(self, activate=True):
         """Configure, and activate if asked to; return whether it succeeded."""
@@ -82,6 +108,16 @@ class SteppedNode(LifecycleNode):
         Where a failed step leaves the node as it was, that is a FAILURE; where the way back is to
         release everything, an ERROR, which rclpy follows with on_error.
         """
+        if self._privileges is None:
+            return self._take_step(name, step, goal)
+        self._privileges.begin_transition()
+        try:
+            return self._take_step(name, step, goal)
+        finally:
+            # After a failure rclpy may call on_error, which begins again.
+            self._privileges.reach(self._state)
+
+    def _take_step(self, name, step, goal):
         try:
             step()
         except BypassError as error:
@@ -117,17 +153,19 @@ def serve(make_node, args=None, *, bring_up=None, program='ipc_bypass'):
     :param args: command line with ROS arguments, sys.argv when left out
     :param bring_up: called with the node at the start, returns whether to go on; when left out,
         the parameter `autostart` decides, and a node that could not be configured stays
-    :param program: what a line that says why there is no node begins with
+    :param program: the node's name, with which a line that says why there is no node begins
     """
     end = _note_signals()
     # rclpy's own handlers would end the context before the node could say good-bye.
     try:
+        privileges = Privileges(program)  # before rclpy and DDS start their threads
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # rcl's, without a class of its own in rclpy's interface
+    except RuntimeError as error:  # BypassError, or rcl's, which has no class of its own
         return _refuse(error, program)
     try:
-        node = make_node()
+        node = privileges.without(make_node)
         try:
+            node.take_privileges(privileges)
             if bring_up is None:
                 if node.get_parameter('autostart').value:
                     node.bring_up()
@@ -168,7 +206,12 @@ def _refuse(error, program):
 
 
 def _spin(node, end):
-    """Answer callbacks, in a thread, until something is written to the pipe `end`."""
+    """
+    Answer callbacks, in a thread, until something is written to the pipe `end`.
+
+    A callback that raises ends nothing: rclpy's own parameter services raise for a request with a
+    type of value that there is not, and everybody on the graph may ask them.
+    """
     reader, writer = end
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -176,7 +219,16 @@ def _spin(node, end):
 
     def spin():
         try:
-            executor.spin_until_future_complete(ended)
+            while not ended.done():
+                try:
+                    executor.spin_until_future_complete(ended)
+                except Exception as error:
+                    if not node.context.ok():
+                        raise
+                    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+                    node.get_logger().error(f'a callback failed: {text}',
+                                            throttle_duration_sec=1.0)
+                    time.sleep(_AFTER_FAULT)
         except BaseException as error:
             failed.append(error)
         finally:

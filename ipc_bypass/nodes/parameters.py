@@ -1,7 +1,13 @@
 """The node's parameters: declaration with descriptors, reading, and the checks on a change."""
 
 from dataclasses import dataclass, fields
+import errno
+from fnmatch import fnmatchcase
+import os
 
+from ipc_bypass.kernel.errors import BypassError, PoolError
+from ipc_bypass.kernel.trusted_paths import distrust
+from ipc_bypass.tcp.exclusions import parse as parse_exclude
 from ipc_bypass.tcp.settings import RENEWALS, TCP_PATHS, TcpSettings
 from ipc_bypass.udp.settings import UDP_PATHS, UdpSettings
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -10,6 +16,9 @@ from rclpy.parameter import Parameter
 #: When a parameter may change: at any time; in state unconfigured, since a change needs a new
 #: configure; or at the start of the process alone.
 ANY_TIME, UNCONFIGURED, START = range(3)
+
+#: Names the parameters that may change after the start.
+RUNTIME = 'runtime_parameters'
 
 CONSTRAINTS = {
     ANY_TIME: '',
@@ -58,6 +67,14 @@ class Spec:
         return descriptor
 
 
+def runtime_spec(*default):
+    """Return the Spec of the parameter that says which others may change after the start."""
+    return Spec(
+        RUNTIME, "Parameters that may change after the start, by name or pattern as 'filter_*': "
+        'everybody on the ROS graph may set them. Those that are read-only change never.',
+        [*default], change=START)
+
+
 def _tcp(name, description, **rest):
     """Return the Spec of a TcpSettings field, with the default that stands there."""
     return Spec(name, description, getattr(TcpSettings, name), **rest)
@@ -82,6 +99,12 @@ SPECS = (
          'tcp:5201 or udp:7410-7649:mirror; ports 1 to 65535. TCP: either end of a connection '
          'matches; UDP: the destination. A new value replaces the rules of the old one and '
          'leaves those of the services alone.', []),
+    Spec('service_rules',
+         'What services may enroll, and changes of rules, domains and udp_domains while the node '
+         "runs, beside what these name at the start: 'domain:own' (the ports of the domain that "
+         "the node is in, for accelerate and mirror), 'domain:3', 'domain:3:divert', or rules as "
+         'tcp:5201-5210 or udp:7411:divert. Services are open to the whole ROS graph.',
+         ['domain:own'], change=START),
     Spec('domains',
          'DDS domains whose TCP ports are enrolled, as domain[:participant-participant], for '
          'example 0 or 0:0-9; ROS_DOMAIN_ID is 0 to 232. A new value replaces the old one.', []),
@@ -98,10 +121,11 @@ SPECS = (
          'Shared memory of the pool, in bytes: half of it in slots of 4 KiB, half in slots of '
          '64 KiB, at least 512 and 64 of them.', limits=(1 << 20, 1 << 34), change=UNCONFIGURED),
     _udp('pool_group',
-         'Group whose processes may use the pool, by name or number. Empty: root only.',
-         change=UNCONFIGURED),
+         'Group whose processes may use the pool, by name or number. Empty: root only, or the '
+         'group of the user that the node runs as.',
+         change=START),
     _udp('control_socket', 'Unix socket at which consumers of the pool ask for leases.',
-         change=UNCONFIGURED),
+         change=START),
     _udp('max_consumers', 'Consumers that own rules at one time; each has a ring of about '
          '1.5 MB.', limits=(1, 56), change=UNCONFIGURED),
     _udp('use_limit_percent', 'Slots in use above which datagrams go the usual way, in percent.',
@@ -125,7 +149,7 @@ SPECS = (
          'whole host, by the mount point that is found.', change=UNCONFIGURED),
     _tcp('pin_directory',
          'Folder in a BPF file system that keeps the maps over a restart of the node. Empty: '
-         'nothing is pinned.', change=UNCONFIGURED),
+         'nothing is pinned.', change=START),
     _tcp('max_connections',
          'Connections with both ends on this host that are served at once, in connections; two '
          'flow records each.', limits=(16, 65536), change=UNCONFIGURED),
@@ -147,6 +171,13 @@ SPECS = (
     _tcp('guard_duration_ms',
          'How long such a stream must last before it is turned, in milliseconds.',
          limits=(1, 60_000)),
+    Spec('exclude',
+         "Programs and users whose connections are left out, as 'haproxy' (a name as in "
+         "/proc/PID/comm), 'user:NAME' or 'user:1000': those that rely on what a redirected "
+         'socket does not have (docs/semantics.md).', [*TcpSettings.exclude]),
+    _tcp('find_unfit',
+         'Look for programs that use splice() or MSG_WAITALL on a redirected connection, or set '
+         'SO_RCVLOWAT or SO_ZEROCOPY, and leave them out from then on.', change=UNCONFIGURED),
     _tcp('renewal',
          'Who looks at the receivers to renew budgets: program (in the kernel), userspace (this '
          'node), or auto (the program where the kernel lets it).',
@@ -158,6 +189,7 @@ SPECS = (
          256, limits=(0, 131_072)),
     Spec('diagnostics_period_s', 'Period of the topic /diagnostics, in seconds.', 1.0,
          limits=(0.1, 3600.0)),
+    runtime_spec('*'),
     Spec('autostart', 'Configure and activate when the node starts.', False, change=START),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}
@@ -175,15 +207,21 @@ def declare(node, specs=SPECS):
     Raises rclpy's InvalidParameterTypeException and InvalidParameterValueException where the
     command line or a parameter file gives a value of the wrong type or out of its range.
     """
+    # A list may get its value by being set, which one that is read-only already would refuse.
+    late = [spec for spec in specs if spec.change == START and isinstance(spec.default, list)]
     for spec in specs:
         # An empty list is declared by its type: rclpy takes [] for a list of bytes, and the
         # command line and YAML give [] as a parameter without a value, whatever its default.
         is_list = isinstance(spec.default, list)
         default = spec.value_type if spec.default == [] else spec.default
-        node.declare_parameter(spec.name, default, spec.descriptor())
+        descriptor = spec.descriptor()
+        descriptor.read_only = descriptor.read_only and spec not in late
+        node.declare_parameter(spec.name, default, descriptor)
         if node.get_parameter_or(spec.name).type_ == Parameter.Type.NOT_SET:
             node.set_parameters([Parameter(spec.name, spec.value_type,
                                            [] if is_list else spec.default)])
+    for spec in late:
+        node.set_descriptor(spec.name, spec.descriptor())
 
 
 def read(node, specs=SPECS):
@@ -193,6 +231,15 @@ def read(node, specs=SPECS):
             else values[spec.name] for spec in specs}
 
 
+def held_back(values, changed):
+    """Return in one line which change the parameter RUNTIME does not allow, '' for none."""
+    for name in changed:
+        if not any(fnmatchcase(name, pattern) for pattern in values[RUNTIME]):
+            return (f'{name} may not change after the start: name it in the parameter {RUNTIME} '
+                    'where the node is started')
+    return ''
+
+
 def tcp_settings(values):
     """Return the TcpSettings in a dict of parameter values."""
     return TcpSettings(**{name: values[name] for name in TCP_NAMES})
@@ -200,7 +247,23 @@ def tcp_settings(values):
 
 def udp_settings(values):
     """Return the UdpSettings in a dict of parameter values."""
-    return UdpSettings(**{name: values[name] for name in UDP_NAMES})
+    settings = {name: values[name] for name in UDP_NAMES}
+    if not settings['pool_group'] and os.geteuid():
+        # Root's group is not an ordinary user's to give to.
+        settings['pool_group'] = f'{os.getegid()}'
+    return UdpSettings(**settings)
+
+
+def check_socket_folder(values):
+    """Raise PoolError where somebody else could put another file at the control socket's place."""
+    if values['udp_path'] == 'loopback':
+        return
+    folder = os.path.dirname(values['control_socket'])
+    reason = distrust(folder)
+    if reason:
+        raise PoolError(f"listen at {values['control_socket']}", reason, errno=errno.EPERM,
+                        next_step='set control_socket to a path in a folder that only root and '
+                        "the node's user write to")
 
 
 def rule_lists(values):
@@ -227,6 +290,11 @@ def refusal(values, changed, configured):
                     'deactivate and cleanup the node first, then set it and configure')
     if values['tcp_capture'] and not values['collect_mirrored']:
         return 'tcp_capture needs collect_mirrored: the node itself collects those messages'
+    if 'exclude' in changed:
+        try:
+            parse_exclude(values['exclude'])
+        except BypassError as error:
+            return str(error)
     if values['pause_initial_ms'] > values['pause_max_ms']:
         return (f"pause_initial_ms {values['pause_initial_ms']} is above "
                 f"pause_max_ms {values['pause_max_ms']}: set both at once, the first the smaller")

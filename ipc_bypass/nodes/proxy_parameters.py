@@ -3,9 +3,10 @@
 import ipaddress
 
 from ipc_bypass.kernel.errors import BypassError
-from ipc_bypass.nodes.parameters import CONSTRAINTS, Spec, START, UNCONFIGURED
+from ipc_bypass.nodes.parameters import CONSTRAINTS, runtime_spec, Spec, START, UNCONFIGURED
 from ipc_bypass.proxy.forward import PATHS
 from ipc_bypass.proxy.helper import KERNEL_PATHS, ProxySettings
+from ipc_bypass.rules.table import parse
 
 
 def _fixed(name, description, **rest):
@@ -59,14 +60,18 @@ SPECS = (
          'open to the whole ROS graph. Empty: services change nothing.',
          ['127.0.0.0/8', '10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '::1/128', 'fc00::/7',
           'fe80::/10'],
-         change=UNCONFIGURED),
+         change=START),
+    Spec('service_listen_ports',
+         'Ports at which forwards added by service may listen, as 8080 or 1024-65535. Empty: '
+         'services add nothing.', ['1024-65535'], change=START),
     Spec('prometheus_port', 'TCP port that answers with metrics for Prometheus; 0: none.', 0,
-         limits=(0, 65_535), change=UNCONFIGURED),
-    Spec('prometheus_address', 'Address that it listens on.', '127.0.0.1', change=UNCONFIGURED),
+         limits=(0, 65_535), change=START),
+    Spec('prometheus_address', 'Address that it listens on.', '127.0.0.1', change=START),
     Spec('status_period_s', 'Period of the topic ~/status, in seconds.', 1.0,
          limits=(0.1, 3600.0)),
     Spec('diagnostics_period_s', 'Period of the topic /diagnostics, in seconds.', 1.0,
          limits=(0.1, 3600.0)),
+    runtime_spec('status_period_s', 'diagnostics_period_s'),
     Spec('autostart', 'Configure and activate when the node starts.', False, change=START),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}
@@ -90,6 +95,16 @@ def service_networks(values):
                           next_step='write prefixes as 192.0.2.0/24') from error
 
 
+def service_ports(values):
+    """Return the inclusive port ranges at which services may listen; raises BypassError."""
+    try:
+        return [(rule.port_first, rule.port_last) for rule in (
+            parse(f'tcp:{text}') for text in values['service_listen_ports'] if text)]
+    except BypassError as error:
+        raise BypassError('read service_listen_ports', str(error),
+                          next_step='write ports as 8080 or 1024-65535') from error
+
+
 def refusal(values, changed, configured):
     """
     Return in one line why parameters cannot be so, '' when they can.
@@ -103,6 +118,7 @@ def refusal(values, changed, configured):
     try:
         settings(values)
         service_networks(values)
+        service_ports(values)
         ipaddress.ip_address(values['prometheus_address'])
     except (BypassError, ValueError) as error:
         return str(error)

@@ -16,12 +16,14 @@ class ProxyServices:
 
     :param node: the rclpy node that offers them
     :param helper: called without arguments, returns the ProxyHelper, None where there is none
-    :param networks: called without arguments, returns what forwards of services may connect to
+    :param networks: what forwards of services may connect to
+    :param ports: inclusive port ranges at which they may listen
     """
 
-    def __init__(self, node, helper, networks):
+    def __init__(self, node, helper, networks, ports):
         """Create the services on `node`."""
-        self._logger, self._helper, self._networks = node.get_logger(), helper, networks
+        self._logger, self._helper = node.get_logger(), helper
+        self._networks, self._ports = networks, ports
         for service, name, answer in ((AddForward, 'add_forward', self._add),
                                       (RemoveForward, 'remove_forward', self._remove),
                                       (ListForwards, 'list_forwards', self._list)):
@@ -66,7 +68,7 @@ class ProxyServices:
         self._logger.info(f'forward {response.forward_id}: {forward}, as a service asked')
 
     def _remove(self, helper, request, _response):
-        if not self._networks():
+        if not self._networks:
             raise _forbidden('remove a forward')
         forward = helper.remove(request.forward_id, request.close_connections)
         self._logger.info(f'no longer forward {request.forward_id}: {forward}, as a service asked')
@@ -81,13 +83,16 @@ class ProxyServices:
 
     def _allowed(self, forward):
         """Return the addresses of a backend that services may name; raises ForwardError."""
-        networks = self._networks()
-        if not networks:
+        if not self._networks:
             raise _forbidden('add a forward')
+        port = forward.listen.port
+        if not any(first <= port <= last for first, last in self._ports):
+            raise ForwardError(f'listen at port {port}', 'services may not', code='NOT_ALLOWED',
+                               next_step='add it to the parameter service_listen_ports')
         targets = forward.backend.resolve()
         for target in targets:
             address = ipaddress.ip_address(plain_address(target.host))
-            if not any(address in network for network in networks):
+            if not any(address in network for network in self._networks):
                 raise ForwardError(f'forward to {address}', 'services may not connect there',
                                    code='NOT_ALLOWED',
                                    next_step='add its prefix to the parameter service_backends')

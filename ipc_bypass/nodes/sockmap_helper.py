@@ -8,6 +8,7 @@ from ipc_bypass.nodes.proxy_parameters import (
     BY_NAME,
     refusal,
     service_networks,
+    service_ports,
     settings,
     SPECS,
 )
@@ -31,7 +32,7 @@ class SockmapHelperNode(lifecycle.SteppedNode):
     def __init__(self, **node_arguments):
         """Declare parameters, services and topics; raises BypassError for a wrong value."""
         super().__init__('sockmap_helper', **node_arguments)
-        self._helper, self._metrics, self._networks = None, None, []
+        self._helper = self._metrics = None
         parameters.declare(self, SPECS)
         values = parameters.read(self, SPECS)
         reason = refusal(values, values, configured=False)
@@ -39,7 +40,8 @@ class SockmapHelperNode(lifecycle.SteppedNode):
             raise BypassError(reason)
         self.add_on_set_parameters_callback(self._change_parameters)
         self._topics = ProxyTopics(self)
-        self._proxy_services = ProxyServices(self, lambda: self._helper, lambda: self._networks)
+        self._proxy_services = ProxyServices(
+            self, lambda: self._helper, service_networks(values), service_ports(values))
         self._reached(State.PRIMARY_STATE_UNCONFIGURED)
 
     def _announce(self, state):
@@ -50,7 +52,7 @@ class SockmapHelperNode(lifecycle.SteppedNode):
         logger = self.get_logger()
         helper = ProxyHelper(settings(values), logger.warning, logger)
         helper.configure()
-        self._helper, self._networks = helper, service_networks(values)
+        self._helper = helper
         try:
             if values['prometheus_port']:
                 self._metrics = MetricsServer(values['prometheus_address'],
@@ -97,7 +99,8 @@ class SockmapHelperNode(lifecycle.SteppedNode):
         values = {**before, **{parameter.name: parameter.value for parameter in changed
                                if parameter.name in BY_NAME}}
         names = [name for name in values if values[name] != before[name]]
-        reason = refusal(values, names, configured=self._helper is not None)
+        reason = parameters.held_back(before, names) or refusal(
+            values, names, configured=self._helper is not None)
         if not reason and names:
             self._topics.set_periods(values['status_period_s'], values['diagnostics_period_s'])
         return SetParametersResult(successful=not reason, reason=reason)

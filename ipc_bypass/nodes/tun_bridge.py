@@ -100,7 +100,8 @@ class TunBridgeNode(lifecycle.SteppedNode):
         values = {**before, **{parameter.name: parameter.value for parameter in changed
                                if parameter.name in before}}
         names = [name for name in values if values[name] != before[name]]
-        reason = refusal(values, names, configured=self._bridge is not None)
+        reason = parameters.held_back(before, names) or refusal(
+            values, names, configured=self._bridge is not None)
         if not reason:
             self._topics.set_period(values['status_period_s'])
         return SetParametersResult(successful=not reason, reason=reason)

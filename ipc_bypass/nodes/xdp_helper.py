@@ -4,7 +4,8 @@ import sys
 
 from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.nodes import lifecycle, parameters
-from ipc_bypass.nodes.xdp_parameters import BY_NAME, declare, refusal, settings, SPECS
+from ipc_bypass.nodes.xdp_limits import XdpServiceLimits
+from ipc_bypass.nodes.xdp_parameters import BY_NAME, refusal, settings, SPECS
 from ipc_bypass.nodes.xdp_samples import XdpSamples
 from ipc_bypass.nodes.xdp_services import XdpServices
 from ipc_bypass.nodes.xdp_topics import XdpTopics
@@ -28,7 +29,7 @@ class XdpHelperNode(lifecycle.SteppedNode):
         super().__init__('xdp_helper', **node_arguments)
         # Kept over cleanup: a second configure compiles nothing that has not changed.
         self._helper, self._templates = None, Templates()
-        declare(self)
+        parameters.declare(self, SPECS)
         values = parameters.read(self, SPECS)
         reason = refusal(values, values, configured=False)
         if reason:
@@ -36,7 +37,9 @@ class XdpHelperNode(lifecycle.SteppedNode):
         self.add_on_set_parameters_callback(self._change_parameters)
         self._samples = XdpSamples(self)
         self._topics = XdpTopics(self, lambda: self._samples.not_published)
-        self._xdp_services = XdpServices(self, lambda: self._helper, self._topics.publish_status)
+        self._xdp_services = XdpServices(
+            self, lambda: self._helper, self._topics.publish_status,
+            XdpServiceLimits(values, self.context.get_domain_id()))
         self._reached(State.PRIMARY_STATE_UNCONFIGURED)
 
     def _announce(self, state):
@@ -84,7 +87,8 @@ class XdpHelperNode(lifecycle.SteppedNode):
         values = {**before, **{parameter.name: parameter.value for parameter in changed
                                if parameter.name in BY_NAME}}
         names = [name for name in values if values[name] != before[name]]
-        reason = refusal(values, names, configured=self._helper is not None)
+        reason = parameters.held_back(before, names) or refusal(
+            values, names, configured=self._helper is not None)
         if not reason and self._helper is not None and names:
             try:
                 self._helper.apply(settings(values))

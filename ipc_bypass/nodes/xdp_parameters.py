@@ -1,10 +1,7 @@
 """The parameters of the node xdp_helper, and the checks on them."""
 
-from dataclasses import replace
-
 from ipc_bypass.kernel.errors import BypassError
-from ipc_bypass.nodes import parameters
-from ipc_bypass.nodes.parameters import CONSTRAINTS, Spec, START, UNCONFIGURED
+from ipc_bypass.nodes.parameters import CONSTRAINTS, runtime_spec, Spec, START, UNCONFIGURED
 from ipc_bypass.nodes.xdp_slot_parameters import slot_settings, SLOT_SPECS
 from ipc_bypass.xdp.kinds import DEFAULT_ORDER
 from ipc_bypass.xdp.root import FRAGS
@@ -19,14 +16,14 @@ def _fixed(name, description, default=None, change=UNCONFIGURED, **rest):
                 change=change, **rest)
 
 
-def _trusted(name, description):
+def _trusted(name, description, default=None):
     """
     Return the Spec of a parameter that says what this process loads, or where it writes.
 
     Everybody on the ROS graph may set parameters and ask for transitions; what root loads is for
     who starts the node to say.
     """
-    return _fixed(name, description, change=START)
+    return _fixed(name, description, default, change=START)
 
 
 SPECS = (
@@ -56,6 +53,14 @@ SPECS = (
              'graph.'),
     _trusted('slot_pin_directory',
              'Folder of the pinned programs that the service load_slot may load. Empty: none.'),
+    _trusted('service_interfaces',
+             'Interfaces that services may attach, detach and load slots of: names, globs or '
+             "'bridge:br0'; '*' for all. Empty: those that the parameter interfaces names at the "
+             'start.', []),
+    _trusted('service_filter_ports',
+             'Destination ports of the filter rules that services may add: domain:own (those of '
+             'the DDS domain that the node is in), domain:3, udp:7400-7649 or tcp:5201. The rules '
+             'of the parameter filter_rules are not theirs to remove.', ['domain:own']),
     Spec('trace',
          "Write every decision of every slot to the kernel's trace pipe; costs each packet "
          'microseconds.', XdpSettings.trace),
@@ -67,21 +72,12 @@ SPECS = (
          limits=(0.1, 3600.0)),
     Spec('diagnostics_period_s', 'Period of the topic /diagnostics, in seconds.', 1.0,
          limits=(0.1, 3600.0)),
+    runtime_spec('samples_per_second', 'status_period_s', 'diagnostics_period_s'),
     Spec('autostart', 'Configure and activate when the node starts.', False, change=START),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}
 _PLAIN = ('interfaces', 'mode', 'frags', 'slots', 'own_slots', 'trace', 'pin_directory',
           'slot_directory', 'slot_pin_directory')
-
-
-def declare(node):
-    """Declare every parameter on an rclpy node; see parameters.declare."""
-    # A list gets its default by being set, which one that is read-only already would refuse.
-    late = [spec for spec in SPECS if spec.change == START and isinstance(spec.default, list)]
-    parameters.declare(node, [replace(spec, change=UNCONFIGURED) if spec in late else spec
-                              for spec in SPECS])
-    for spec in late:
-        node.set_descriptor(spec.name, spec.descriptor())
 
 
 def settings(values):

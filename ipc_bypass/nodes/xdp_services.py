@@ -30,11 +30,12 @@ class XdpServices:
     :param node: the rclpy node that offers the services
     :param helper: called without arguments, returns the XdpHelper, None where there is none
     :param status: called without arguments, returns the XdpStatus message as it is now
+    :param limits: XdpServiceLimits
     """
 
-    def __init__(self, node, helper, status):
+    def __init__(self, node, helper, status, limits):
         """Create the services on `node`."""
-        self._logger = node.get_logger()
+        self._logger, self._limits = node.get_logger(), limits
         self._helper, self._status = helper, status
         for service, name, answer in (
                 (XdpAttach, 'attach', self._attach),
@@ -82,30 +83,39 @@ class XdpServices:
             return response
         return callback
 
+    def _check_interface(self, helper, request):
+        self._limits.check_interface(request.interface,
+                                     {each.name for each in helper.status().interfaces})
+
     def _attach(self, helper, request, response):
+        self._check_interface(helper, request)
         response.interfaces = [interface_message(each) for each in helper.attach(
             request.interface, request.mode)]
         self._logger.info(f'attached to {_names(response.interfaces)}, as a service asked')
 
     def _detach(self, helper, request, response):
+        self._check_interface(helper, request)
         response.interfaces = [interface_message(each)
                                for each in helper.detach(request.interface)]
         self._logger.info(f'detached from {_names(response.interfaces)}, as a service asked')
 
     def _load_slot(self, helper, request, response):
+        self._check_interface(helper, request)
         response.program_ids = helper.load_slot(
             request.interface, request.slot, request.program, trusted=False)
         self._logger.info(f'slot {request.slot} has {request.program}, as a service asked')
 
     def _unload_slot(self, helper, request, _response):
+        self._check_interface(helper, request)
         helper.unload_slot(request.interface, request.slot)
         self._logger.info(f'slot {request.slot} is empty, as a service asked')
 
     def _add_rule(self, helper, request, response):
+        self._limits.check_rule(request.rule)
         response.rule_id = helper.add_rule(request.rule)
 
     def _remove_rule(self, helper, request, response):
-        response.rule_id = helper.remove_rule(request.rule_id, request.rule)
+        response.rule_id = helper.remove_rule(request.rule_id, request.rule, origin='service')
 
     @staticmethod
     def _list_rules(helper, _request, response):

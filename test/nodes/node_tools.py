@@ -28,6 +28,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from support.waiting import PATIENCE, wait_until
 
+#: The tests' ports are of no DDS domain, and what a change of parameters does is tested, too.
+OPEN = {
+    'runtime_parameters': ['*'],
+    'service_rules': ['tcp:1-65535', 'udp:1-65535:mirror', 'udp:1-65535:divert'],
+    'service_interfaces': ['*'], 'service_filter_ports': ['tcp:1-65535', 'udp:1-65535'],
+    'service_listen_ports': ['1-65535']}
 NODE = ('ipc_bypass.nodes.bypass_node',)
 SERVICES = (
     (ChangeState, 'change_state'), (ListParameters, 'list_parameters'),
@@ -154,7 +160,7 @@ class NodeProcess:
              '-r', f'__ns:={space}',
              '--log-level', f"{self.name.strip('/').replace('/', '.')}:=debug",
              '--params-file', str(write_parameters(
-                 folder, {'udp_path': 'loopback', **parameters}))],
+                 folder, {'udp_path': 'loopback', **OPEN, **parameters}))],
             stdout=self._output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})})
 
@@ -282,7 +288,7 @@ class LocalNode:
         self.node = BypassNode(
             context=self._context, namespace=new_name().rpartition('/')[0],
             parameter_overrides=[Parameter(name, value=value)
-                                 for name, value in {'udp_path': 'loopback',
+                                 for name, value in {'udp_path': 'loopback', **OPEN,
                                                      **parameters}.items()])
 
     def __enter__(self):

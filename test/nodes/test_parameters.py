@@ -116,6 +116,8 @@ def test_choices_and_types(configured):
     for values, says in (({'tcp_path': 'quick'}, "unknown tcp_path 'quick'"),
                          ({'renewal': ''}, "unknown renewal ''"),
                          ({'autostart': True}, 'read-only'),
+                         ({'pin_directory': '/tmp'}, 'read-only'),
+                         ({'service_rules': ['tcp:1-65535']}, 'read-only'),
                          ({'budget_bytes': 'much'}, 'type')):
         answer = configured.set_parameters(**values)
         assert not answer.successful
@@ -124,7 +126,7 @@ def test_choices_and_types(configured):
 
 
 @pytest.mark.parametrize('name, value', [
-    ('tcp_path', 'auto'), ('cgroup_path', '/tmp'), ('pin_directory', '/tmp'),
+    ('tcp_path', 'auto'), ('cgroup_path', '/tmp'), ('udp_path', 'auto'),
     ('max_connections', 99), ('renewal', 'program')])
 def test_what_needs_a_configure(idle, name, value):
     assert BY_NAME[name].change == UNCONFIGURED

@@ -103,6 +103,8 @@ def test_required_without_capabilities(start_sockmap, forward):
 @pytest.mark.parametrize('parameters, says', [
     ({'forwards': ['nonsense']}, "read the forward 'nonsense': it is not of the form"),
     ({'service_backends': ['10.0.0.1/8']}, 'read service_backends: 10.0.0.1/8 has host bits'),
+    ({'service_listen_ports': ['0']}, 'read service_listen_ports: '),
+    ({'prometheus_address': 'here'}, "'here'"),
     ({'kernel_path': False}, "'kernel_path' to 'False' of type 'BOOL'"),  # YAML's off
     ({'prometheus_port': 70_000}, 'prometheus_port')], ids=str)
 def test_bad_start(start_sockmap, parameters, says):
@@ -124,7 +126,6 @@ def test_bad_parameters(start_sockmap, forward):
             ('forwards', [f'{text} max_connections=no'], "max_connections cannot be 'no'"),
             ('path', 'fast', "use the path 'fast'"),
             ('kernel_path', 'maybe', "use kernel_path 'maybe'"),
-            ('prometheus_address', 'here', "'here'"), ('service_backends', ['x'], "'x'"),
             ('max_connections', 0, 'max_connections'), ('connect_timeout_s', 0.0, 'timeout'),
             ('idle_timeout_s', -1.0, 'timeout')):
         answer = node.set_parameters(**{name: value})

@@ -236,13 +236,16 @@ def test_parameters(node):
     for name, value in (
             ('forwards', []), ('kernel_path', 'never'), ('path', 'splice'),
             ('idle_timeout_s', 7.0), ('max_connections', 7), ('proxy_protocol', True),
-            ('cgroup_path', '/x'),
-            ('service_backends', ['0.0.0.0/0']), ('prometheus_port', 1),
-            ('prometheus_address', '0.0.0.0')):
+            ('cgroup_path', '/x')):
         refusal = node.set_parameters(**{name: value})
         assert not refusal.successful
         assert refusal.reason.startswith(f'{name} can be set in state unconfigured only')
         assert '\n' not in refusal.reason
+    # Who may connect where is for who starts the node to say, not for the ROS graph.
+    for name, value in (
+            ('service_backends', ['0.0.0.0/0']), ('service_listen_ports', ['1-65535', '22']),
+            ('prometheus_port', 1), ('prometheus_address', '0.0.0.0')):
+        assert 'read-only' in node.set_parameters(**{name: value}).reason
     assert not node.set_parameters(status_period_s=0.5, path='splice').successful
     assert not node.set_parameters(status_period_s=0.0).successful
     assert node.parameters()['status_period_s'][0] == 0.1

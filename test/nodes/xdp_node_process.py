@@ -12,12 +12,14 @@ from ipc_bypass.nodes.lifecycle import serve
 from ipc_bypass.nodes.xdp_helper import XdpHelperNode
 
 
-def make_node():
-    """Return the node; this thread, and those that it starts, are in the namespace then."""
-    node = XdpHelperNode()
-    enter(sys.argv[1])
-    return node
+class Inside(XdpHelperNode):
+    """The node; the thread that serves it, and those that it starts, are in the namespace."""
+
+    def take_privileges(self, privileges):
+        """Enter the namespace, once DDS is there."""
+        enter(sys.argv[1])
+        super().take_privileges(privileges)
 
 
 if __name__ == '__main__':
-    sys.exit(serve(make_node, program='xdp_helper'))
+    sys.exit(serve(Inside, program='xdp_helper'))

@@ -81,9 +81,9 @@ def test_run(tmp_path, command):
 
 @pytest.fixture
 def place_of_nobody():
-    """Return a folder that every user may write to, also where the tests' own is private."""
+    """Return a folder of another user's, also where the tests' own is private."""
     with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
+        os.chown(name, 65534, 65534)
         yield Path(name)
 
 
