@@ -51,6 +51,7 @@ class Ends:
     def __init__(self, port, _control):
         """Begin to receive."""
         self._seen, self._sent, self._stopped = Seen(), 0, threading.Event()
+        self._ended = threading.Event()
         self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
         self._receiver.bind(('127.0.0.1', port))
@@ -77,6 +78,7 @@ class Ends:
     def finish(self, path):
         """Receive no more; return {'came', 'strangers'}, and the counts in a file."""
         self._stopped.set()
+        self._ended.set()
         self._receiving.join()
         return {'came': self._seen.save(path), 'strangers': self._seen.strangers}
 
@@ -96,7 +98,8 @@ class Ends:
             try:
                 self._seen.add(self._receiver.recv(2048))
             except TimeoutError:
-                if self._stopped.is_set():
+                # What a consumer had not taken may come long after the last send.
+                if self._ended.is_set():
                     return
 
 

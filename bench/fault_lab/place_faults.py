@@ -64,7 +64,8 @@ def container_destroyed(lab: Lab, trial: Trial, *, link_down: bool = False) -> N
         one, other = stack.enter_context(Containers())
         pair = stack.enter_context(Pair(
             other.address, lab.port(), server_prefix=[*lab.inside(), *other.command()],
-            client_prefix=[*lab.inside(), *one.command()]))
+            # So slow that a reader which waits for a processor has room in its budget.
+            client_prefix=[*lab.inside(), *one.command()], rate=1e6))
         Streams([pair]).wait()
         if link_down:
             subprocess.run(['ip', '-n', one.name, 'link', 'set', 'eth0', 'down'], check=True)

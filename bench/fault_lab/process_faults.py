@@ -16,7 +16,7 @@ from fault_lab.trial import Rig, Trial
 from ipc_bypass.kernel.errors import UnsupportedError
 
 #: Descriptors and threads of a short-lived child.
-_UNDER_WAY = 6
+_UNDER_WAY, _UNDER_WAY_SECONDS = 6, 30.0
 #: Mount point, limit and use of the memory controller, of cgroup v1 and of v2.
 _MEMORY = (('/sys/fs/cgroup/memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
            ('/sys/fs/cgroup', 'memory.max', 'memory.current'))
@@ -44,12 +44,17 @@ def ended(rig: Rig, trial: Trial) -> None:
     trial.new_plain_s = time.monotonic() - begin
 
 
-def stopped(rig: Rig, trial: Trial, *, seconds: float = 3.0) -> None:
-    """SIGSTOP, and SIGCONT later: traffic goes on meanwhile, by redirect or by TCP."""
+def stopped(rig: Rig, trial: Trial, *, seconds: float = 3.0, at_most: float = 0.0) -> None:
+    """
+    SIGSTOP, and SIGCONT later: traffic goes on meanwhile, by redirect or by TCP.
+
+    :param at_most: seconds to go on, beyond `seconds`, until the budgets have run out
+    """
     rig.node.signal(signal.SIGSTOP)
     try:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        begin = time.monotonic()
+        while (passed := time.monotonic() - begin) < seconds or (
+                not trial.told and passed < at_most):
             step = rig.streams.wait(plain=None)
             trial.add(step)
             trial.told = 'budgets ran out' if step.plain_bytes else trial.told
@@ -74,20 +79,27 @@ def cycled(rig: Rig, trial: Trial, *, count: int = 1) -> None:
     after = rig.node.size()
     trial.new_plain_s = longest
     trial.told = f"{count} times, {before['rss_bytes'] >> 10} to {after['rss_bytes'] >> 10} KiB"
-    for name in ('fds', 'threads'):
-        # A look for older connections, with its child, may be under way.
-        if after[name] > before[name] + _UNDER_WAY:
-            trial.problems.append(f'{name}: {before[name]} to {after[name]}')
+    # A look for older connections, with its child, may be under way.
+    end = time.monotonic() + _UNDER_WAY_SECONDS
+    while (grown := _grown(before, after)) and time.monotonic() < end:
+        time.sleep(0.1)
+        after = rig.node.size()
+    trial.problems += grown
+
+
+def _grown(before: dict, after: dict) -> list[str]:
+    return [f'{name}: {before[name]} to {after[name]}' for name in ('fds', 'threads')
+            if after[name] > before[name] + _UNDER_WAY]
 
 
 def clock_jumped(rig: Rig, trial: Trial, *, shim: Shim, seconds: int) -> None:
     """Set the wall clock of the node by so many seconds: nothing may change."""
-    before = rig.node.ask('wall_clock') - time.time()
     counters = rig.node.ask('counters')
     shim.jump(seconds)
-    now = rig.node.ask('wall_clock') - time.time()
-    if abs(now - seconds) > 1:
-        trial.problems.append(f'the clock of the node is {now:.0f} s off, from {before:.0f}')
+    earliest = time.time()
+    there = rig.node.ask('wall_clock') - seconds
+    if not earliest - 1 < there < time.time() + 1:
+        trial.problems.append(f'the clock of the node is {there - earliest:.0f} s off')
     trial.add(rig.streams.wait())
     time.sleep(1.0)  # some ticks of the watchdog and of every timer
     after = rig.node.ask('counters')

@@ -85,6 +85,9 @@ def _udp(name, description, **rest):
     return Spec(name, description, getattr(UdpSettings, name), **rest)
 
 
+#: What everybody on the graph may set: not which cgroup is served, nor the size of the pool.
+RUN_TIME = ('rules', 'domains', 'udp_domains', 'exclude', '*budget_bytes', 'pause_*', 'guard_*',
+            'use_limit_percent', 'events_per_second', 'max_published_flows', '*_period_s')
 SPECS = (
     _tcp('tcp_path',
          'Way that enrolled TCP connections take: sk_msg (configure fails where this host cannot '
@@ -189,7 +192,7 @@ SPECS = (
          256, limits=(0, 131_072)),
     Spec('diagnostics_period_s', 'Period of the topic /diagnostics, in seconds.', 1.0,
          limits=(0.1, 3600.0)),
-    runtime_spec('*'),
+    runtime_spec(*RUN_TIME),
     Spec('autostart', 'Configure and activate when the node starts.', False, change=START),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}

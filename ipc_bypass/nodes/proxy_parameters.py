@@ -57,9 +57,9 @@ SPECS = (
            'Empty: the whole host.'),
     Spec('service_backends',
          'Prefixes of addresses that forwards added by service may connect to. Services are '
-         'open to the whole ROS graph. Empty: services change nothing.',
-         ['127.0.0.0/8', '10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '::1/128', 'fc00::/7',
-          'fe80::/10'],
+         'open to the whole ROS graph, and what listens on loopback alone is not meant for it. '
+         'Empty: services change nothing.',
+         ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fc00::/7', 'fe80::/10'],
          change=START),
     Spec('service_listen_ports',
          'Ports at which forwards added by service may listen, as 8080 or 1024-65535. Empty: '

@@ -70,7 +70,8 @@ class ProxyServices:
     def _remove(self, helper, request, _response):
         if not self._networks:
             raise _forbidden('remove a forward')
-        forward = helper.remove(request.forward_id, request.close_connections)
+        # What the configuration forwards is not the graph's to take over.
+        forward = helper.remove(request.forward_id, request.close_connections, 'service')
         self._logger.info(f'no longer forward {request.forward_id}: {forward}, as a service asked')
 
     @staticmethod

@@ -17,7 +17,7 @@ class XdpServiceLimits:
 
     :param values: the node's parameters by name, as they are at its start
     :param own_domain: ROS domain id of the node
-    :raises RuleError: where service_filter_ports cannot be read
+    :raises RuleError: where service_filter_ports or filter_rules cannot be read
     """
 
     def __init__(self, values, own_domain):
@@ -25,6 +25,7 @@ class XdpServiceLimits:
         self._patterns = [pattern for pattern in (
             values['service_interfaces'] or values['interfaces']) if pattern]
         self._ports = ServiceLimits(values['service_filter_ports'], own_domain)
+        self._configured = [parse(text) for text in values['filter_rules'] if text]
 
     def check_interface(self, pattern, managed):
         """
@@ -58,3 +59,21 @@ class XdpServiceLimits:
                 f"add the rule '{rule}'", 'services may add rules for the destination ports of '
                 'the parameter service_filter_ports only', code='NOT_ALLOWED',
                 next_step='set it, or filter_rules, where the node is started')
+        for other in self._configured:
+            # The most specific rule decides, so that this one could undo the other.
+            if other.action != rule.action and _meet(rule, other):
+                raise RequestError(
+                    f"add the rule '{rule}'", f"it is against the configured rule '{other}'",
+                    code='NOT_ALLOWED',
+                    next_step='change filter_rules where the node is started')
+
+
+def _meet(one, other):
+    """Return whether two FilterRules, the first with ports, may match the same packet."""
+    ports = other.destination_ports
+    if other.protocol not in (None, one.protocol):
+        return False
+    if ports and (ports[1] < one.destination_ports[0] or one.destination_ports[1] < ports[0]):
+        return False
+    return all(a is None or b is None or (a.version == b.version and a.overlaps(b))
+               for a, b in ((one.source, other.source), (one.destination, other.destination)))

@@ -60,7 +60,8 @@ SPECS = (
     _trusted('service_filter_ports',
              'Destination ports of the filter rules that services may add: domain:own (those of '
              'the DDS domain that the node is in), domain:3, udp:7400-7649 or tcp:5201. The rules '
-             'of the parameter filter_rules are not theirs to remove.', ['domain:own']),
+             'of the parameter filter_rules are not theirs to remove, nor to rule against.',
+             ['domain:own']),
     Spec('trace',
          "Write every decision of every slot to the kernel's trace pipe; costs each packet "
          'microseconds.', XdpSettings.trace),

@@ -149,17 +149,23 @@ class Engine:
                 os.eventfd_write(self._wake, 1)
             return made
 
-    def remove(self, identifier: int, *, close_connections: bool = False) -> Forward:
+    def remove(self, identifier: int, *, close_connections: bool = False,
+               origin: str = '') -> Forward:
         """
         Listen no more for a forward; open connections go on, unless they are to be closed.
 
-        :raises ForwardError: NO_SUCH_FORWARD
+        :param origin: who must have asked for it, '' for whoever
+        :raises ForwardError: NO_SUCH_FORWARD, NOT_ALLOWED where it is another's
         """
         with self._lock:
             listener = self._listeners.get(identifier)
             if listener is None or listener.retired:
                 raise ForwardError(f'remove forward {identifier}', 'there is no such forward',
                                    code='NO_SUCH_FORWARD', next_step='see: list_forwards')
+            if origin not in ('', listener.origin):
+                raise ForwardError(f'remove forward {identifier}',
+                                   f'it is of origin {listener.origin}', code='NOT_ALLOWED',
+                                   next_step='take it out of forwards')
             listener.retired = True
             self._stop_listener(listener)
             if close_connections:

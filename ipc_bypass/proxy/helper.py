@@ -136,9 +136,11 @@ class ProxyHelper:
         """Forward from now on, see Engine.add; return the forward's id. Raises ForwardError."""
         return self._engine.add(forward, backends=backends).id
 
-    def remove(self, identifier: int, close_connections: bool = False) -> Forward:
+    def remove(self, identifier: int, close_connections: bool = False,
+               origin: str = '') -> Forward:
         """Listen no more for a forward; raises ForwardError."""
-        return self._engine.remove(identifier, close_connections=close_connections)
+        return self._engine.remove(identifier, close_connections=close_connections,
+                                   origin=origin)
 
     def report(self) -> ProxyReport:
         """Return what there is now."""

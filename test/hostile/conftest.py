@@ -22,7 +22,7 @@ def privileged():
 @pytest.fixture
 def run_script(tmp_path):
     """Return a function that runs a script of this folder: (exit code, output, errors)."""
-    def run(name, *words, seconds=120):
+    def run(name, *words, seconds=900):
         paths = filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
         done = subprocess.run(
             [sys.executable, str(HERE / name), *map(str, words)], text=True, timeout=seconds,

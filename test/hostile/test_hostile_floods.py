@@ -11,4 +11,5 @@ def test_floods(run_script):
     assert set(steps) == {'port scan', 'SYN flood', 'connections', 'churn'}
     assert steps['connections']['flows'] <= 2 * 128
     assert steps['connections']['left_out_table_full'] > 600
-    assert all(all(step['ratios']) for step in steps.values())
+    # The scan may be over before a bystander's next round trip.
+    assert all(all(step['ratios']) for name, step in steps.items() if name != 'port scan')

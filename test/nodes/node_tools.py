@@ -33,7 +33,9 @@ OPEN = {
     'runtime_parameters': ['*'],
     'service_rules': ['tcp:1-65535', 'udp:1-65535:mirror', 'udp:1-65535:divert'],
     'service_interfaces': ['*'], 'service_filter_ports': ['tcp:1-65535', 'udp:1-65535'],
-    'service_listen_ports': ['1-65535']}
+    'service_listen_ports': ['1-65535'],
+    'service_backends': ['127.0.0.0/8', '10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16',
+                         '::1/128', 'fc00::/7', 'fe80::/10']}
 NODE = ('ipc_bypass.nodes.bypass_node',)
 SERVICES = (
     (ChangeState, 'change_state'), (ListParameters, 'list_parameters'),

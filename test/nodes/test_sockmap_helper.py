@@ -143,8 +143,10 @@ def test_killed_while_bytes_flow(privileged, client, start_sockmap, ports):
 def test_removed_with_a_connection_open(start_sockmap, forward):
     """Its place is free, also after activate; cleanup ends the connection."""
     port, text = forward
-    node = start_sockmap(forwards=[text], kernel_path='never')
+    node = start_sockmap(kernel_path='never')
     node.bring_up()
+    listen, _, backend = text.partition(' -> ')
+    assert node.code('add_forward', listen=listen, backend=backend) == 'SUCCESS'
     with connect(port) as sock:
         echo(sock, b'before')
         assert node.code('remove_forward', forward_id=1) == 'SUCCESS'

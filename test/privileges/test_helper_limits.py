@@ -14,9 +14,10 @@ from xdp_tools import XdpProcess
 OWN = 7400 + 250 * int(os.environ['ROS_DOMAIN_ID'])
 
 
-def limits(interfaces=(), service=(), ports=('domain:own',)):
+def limits(interfaces=(), service=(), ports=('domain:own',), rules=()):
     return XdpServiceLimits({'interfaces': [*interfaces], 'service_interfaces': [*service],
-                             'service_filter_ports': [*ports]}, own_domain=0)
+                             'service_filter_ports': [*ports], 'filter_rules': [*rules]},
+                            own_domain=0)
 
 
 @pytest.mark.parametrize('made, pattern, managed, allowed', [
@@ -56,6 +57,25 @@ def test_rules(rule, allowed):
         limits().check_rule(rule)
     assert refused.value.code == 'NOT_ALLOWED'
     assert limits(ports=['tcp:1-65535', 'udp:1-65535']) and '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('configured, rule, allowed', [
+    ('deny udp dport 7400-7649', 'allow udp dport 7411 from 10.0.0.66', False),
+    ('deny udp', 'allow udp dport 7411', False), ('deny from 10.0.0.0/8', 'allow domain 0', False),
+    ('allow udp dport 7411', 'deny domain 0', False),
+    ('deny udp dport 7400-7410', 'allow udp dport 7411', True),
+    ('deny tcp', 'allow udp dport 7411', True),
+    ('deny from 10.0.0.0/8', 'allow udp dport 7411 from 11.0.0.1', True),
+    ('deny domain 0', 'deny udp dport 7411', True)])
+def test_rules_against_configured_ones(configured, rule, allowed):
+    made = limits(rules=[configured])
+    if allowed:
+        made.check_rule(rule)
+        return
+    with pytest.raises(RequestError, match='against the configured rule') as refused:
+        made.check_rule(rule)
+    assert refused.value.code == 'NOT_ALLOWED'
+
 
 
 def test_nonsense():

@@ -163,7 +163,8 @@ def test_names_of_a_pin(name, pin_directory, privileged):
 
 
 @pytest.mark.parametrize('arguments', [
-    ('/etc',), ('/sys/fs/bpf',), ('/sys/fs/bpf/',), ('/sys/fs/bpf/../../../etc',), ('etc',),
+    ('/ipcb_no_place',), ('/sys/fs/bpf',), ('/sys/fs/bpf/',), ('/sys/fs/bpf/.',),
+    ('/sys/fs/bpf/x/',), ('/sys/fs/bpf/../../../ipcb_no_place',), ('ipcb_no_place',),
     ('/sys/fs/bpf//x',), ('/sys/fs/bpf/x/..',)])
 def test_the_tool_for_pins_takes_nothing_else(arguments):
     done = subprocess.run([str(FOLDER / 'ipc-bypass-pins'), USER, *arguments],

@@ -8,7 +8,7 @@ from ipc_bypass.nodes.privileges import USED
 from node_tools import HelperProcess, NodeProcess
 import pytest
 from rclpy.node import NodeNameNonExistentError
-from support.waiting import wait_until
+from support.waiting import PATIENCE, wait_until
 
 POLICY = Path(__file__).resolve().parents[2] / 'config' / 'sros2' / 'policy.xml'
 #: Elements of the policy's format 0.2.0, their attributes and what is in them.
@@ -112,7 +112,7 @@ def test_what_a_node_has_is_what_it_may(client, nodes, policy, name):
             return False
         return {right: names for right, names in found.items() if names} == allowed
     try:
-        wait_until(same, 'they are the same')
+        wait_until(same, 'they are the same', 4 * PATIENCE)
     except AssertionError:
         assert endpoints(client, nodes[name]) == allowed, nodes[name].output()
         raise

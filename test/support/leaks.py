@@ -25,7 +25,7 @@ PROGRAMS = ('sockops_establish', 'msg_steer', 'skb_pass', 'skb_capture', 'note_c
             'note_connect6', 'note_sendmsg4', 'note_sendmsg6', 'note_bind4', 'note_bind6',
             'udp_enter', 'udp6_enter', 'tcp_enter', 'send_leave', 'xdp_root', 'xdp_sampler',
             'xdp_filter', 'xdp_limiter', 'xdp_steering', 'xdp_devmap', 'xdp_bypass',
-            'tc_fast_path')
+            'tc_fast_path', 'mark_socket', 'watch_receive', 'watch_read', 'skb_forward')
 VARIABLE = 'IPC_BYPASS_TEST_SESSION'
 #: Seconds; the kernel frees maps and namespaces after their last user, in its own time.
 GRACE = PATIENCE / 6

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from vm.suites import SUITES
 
 #: Seconds until a machine of CI is given up: it has only what processor time is left.
-PATIENCE = 1500.0
+PATIENCE = 2400.0
 
 
 @dataclass(frozen=True)

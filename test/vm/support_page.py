@@ -22,7 +22,7 @@ BTF where a struct has a member.
 'works': every test of that row passed. 'refused': the node does without, and says why; the same
 traffic goes the usual way, and the first row says that all of it arrives. 'in part': some tests
 passed, the others were refused for the reasons below. Behind it stands how many tests passed of
-those that ran.
+those that ran: few where a suite last ran in its short form (`--quick`, as in CI).
 """
 _FOOT = """\
 
