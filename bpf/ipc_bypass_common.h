@@ -91,7 +91,8 @@ enum total_event {
 	EVENT_LEFT_OUT_OPTIONS = 18,  /* ends left out: an option that redirect does not heed */
 	EVENT_UNFIT_SOCKETS = 19,     /* entered ends that used what redirect does not have */
 	EVENT_READS_INTERRUPTED = 20, /* blocking reads that answered EAGAIN on an entered end */
-	EVENTS = 21,
+	EVENT_EXCLUSIONS_FULL = 21,   /* programs that were seen, and could not be noted */
+	EVENTS = 22,
 };
 
 /* What a flow did with its last message, and does with the next if nothing changes. */
@@ -191,7 +192,7 @@ struct exclusion {
  */
 struct exclusion_mark {
 	struct program_name name;
-	__u32 user; /* 1: its user is left out */
+	__u32 user; /* real id of its maker's */
 	__u32 unused;
 };
 

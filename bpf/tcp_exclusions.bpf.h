@@ -30,8 +30,8 @@ BPF_TABLE("hash", struct exclusion_key, struct exclusion, exclusions, MAX_EXCLUS
 /* The names in it, and users, for the program that marks sockets. */
 BPF_TABLE("hash", struct program_name, __u32, excluded_names, MAX_EXCLUSIONS);
 BPF_TABLE("hash", __u32, __u32, excluded_users, MAX_EXCLUSIONS);
-/* Ends that were left out, so that their peers can say why they pass. */
-BPF_TABLE("lru_hash", struct end_key, __u32, left_out_ends, MAX_FLOWS);
+/* Cookies of ends that were left out, so that their peers can say why they pass. */
+BPF_TABLE("lru_hash", struct end_key, __u64, left_out_ends, MAX_FLOWS);
 
 #if KERNEL_VIEW
 /* True when poll(2) on the socket is to wait for more than a byte (SO_RCVLOWAT). */
@@ -64,10 +64,13 @@ static __always_inline int is_excluded(struct bpf_sock *sk, __u32 port)
 {
 	struct exclusion_mark *mark = exclusion_marks.sk_storage_get(sk, 0, 0);
 	struct exclusion_key key = {};
+	__u32 user;
 
 	if (!mark)
 		return 0;
-	if (mark->user)
+	/* Anew each time: a user may be taken from the list again. */
+	user = mark->user;
+	if (excluded_users.lookup(&user))
 		return 1;
 	key.name = mark->name;
 	if (exclusions.lookup(&key))
@@ -77,8 +80,8 @@ static __always_inline int is_excluded(struct bpf_sock *sk, __u32 port)
 }
 
 /* Count an end that is left out, and note it for its peer; 0 where it is not. */
-static __always_inline int leave_out(struct bpf_sock *sk, struct end_key *key, __u32 port,
-				     const struct settings *set)
+static __always_inline int leave_out(struct bpf_sock *sk, __u64 cookie, struct end_key *key,
+				     __u32 port, const struct settings *set)
 {
 	__u32 event = EVENTS;
 #if KERNEL_VIEW
@@ -99,7 +102,7 @@ static __always_inline int leave_out(struct bpf_sock *sk, struct end_key *key, _
 		count_event(EVENT_LEFT_OUT_EXCLUDED);
 	else
 		count_event(EVENT_LEFT_OUT_OPTIONS);
-	left_out_ends.update(key, &event);
+	left_out_ends.update(key, &cookie);
 	return 1;
 }
 

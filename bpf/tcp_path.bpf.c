@@ -192,7 +192,7 @@ static __always_inline void establish(struct bpf_sock_ops *ctx)
 		by_gateway = 1;
 	}
 #endif
-	if (!port || leave_out(sk, &key, port, set))
+	if (!port || leave_out(sk, bpf_get_socket_cookie(ctx), &key, port, set))
 		return;
 
 	if (free_flows.pop(&index)) {
@@ -616,6 +616,10 @@ static __always_inline __u32 unfit_ends(struct flow *flow, const struct settings
 	struct flow *peer = flows.lookup(&index);
 
 	if (peer && peer->cookie == flow->peer_cookie) {
+		/*
+		 * Passed at once, with redirected bytes unread: where those of TCP come first,
+		 * skb_pass is attached, and brings passed bytes behind the redirected ones.
+		 */
 		if (peer->unfit == UNFIT_SPLICE)
 			return PASS_SPLICE;
 		if (peer->unfit == UNFIT_WAITALL)

@@ -21,6 +21,7 @@
 #define MSG_DONTWAIT_FLAG 0x40
 #define MSG_WAITALL_FLAG  0x100
 #define TRY_AGAIN	  11		       /* EAGAIN */
+#define ENTRY_EXISTS	  17		       /* EEXIST */
 #define FOR_EVER	  0x7fffffffffffffffLL /* MAX_SCHEDULE_TIMEOUT */
 #define STREAM_SOCKET	  1
 #define TCP_PROTOCOL	  6
@@ -64,6 +65,7 @@ static __always_inline void unfit(__u64 cookie, struct arrival *arrival, enum un
 	struct exclusion found = {};
 	__u32 index = arrival->flow_index, one = 1;
 	struct flow *flow;
+	int error;
 
 	if (arrival->unfit)
 		return;
@@ -78,8 +80,13 @@ static __always_inline void unfit(__u64 cookie, struct arrival *arrival, enum un
 	found.found_ns = bpf_ktime_get_ns();
 	found.pid = bpf_get_current_pid_tgid() >> 32;
 	found.reason = reason;
-	exclusions.insert(&key, &found);
-	excluded_names.update(&key.name, &one);
+	error = exclusions.insert(&key, &found);
+	if (error == -ENTRY_EXISTS)
+		error = 0;
+	if (!error)
+		error = excluded_names.update(&key.name, &one);
+	if (error)
+		count_event(EVENT_EXCLUSIONS_FULL);
 }
 
 /* sock_recv_length(sk, ret, flags), from 6.3 */
@@ -127,12 +134,20 @@ int watch_read(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 socket = ctx->args[0], cookie = 0;
 	struct arrival *arrival;
+#if OFFSET_OWNED != OFFSET_UNKNOWN
+	int owned = 0;
+#endif
 
 	if (READ_KERNEL(cookie, socket + OFFSET_COOKIE))
 		return 0;
 	arrival = arrivals.lookup(&cookie);
 	if (!arrival)
 		return 0;
+#if OFFSET_OWNED != OFFSET_UNKNOWN
+	/* Before 6.0 skb_pass reads the queue too, on arrival: the task is the sender then. */
+	if (!READ_KERNEL(owned, socket + OFFSET_OWNED) && !owned)
+		return 0;
+#endif
 	arrival->reads++;
 	if (arrival->reads > FIRST_READS && arrival->reads & LATER_READS)
 		return 0;
@@ -152,8 +167,8 @@ int mark_socket(struct bpf_sock *ctx)
 	if (ctx->type != STREAM_SOCKET || ctx->protocol != TCP_PROTOCOL)
 		return 1;
 	bpf_get_current_comm(&mark.name, sizeof(mark.name));
-	mark.user = excluded_users.lookup(&user) != NULL;
-	if (mark.user || excluded_names.lookup(&mark.name)) {
+	mark.user = user;
+	if (excluded_users.lookup(&user) || excluded_names.lookup(&mark.name)) {
 		kept = exclusion_marks.sk_storage_get(ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (kept)
 			*kept = mark;

@@ -63,8 +63,9 @@ class Watchdog:
     def start(self) -> None:
         """Start ticking."""
         # Not made before: a thread that never runs holds this, and so the pool, in a circle.
-        self._thread = threading.Thread(target=self._run, name='pool-watchdog', daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name='pool-watchdog', daemon=True)
+        thread.start()
+        self._thread = thread  # one that could not start cannot be joined
 
     def stop(self) -> None:
         """End the thread."""

@@ -35,17 +35,20 @@ class AbandonedWriters:
         """Prepare to look."""
         self._flows, self._owners, self._by_peek = flows, owners, by_peek
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name='abandoned-writers', daemon=True)
+        self._thread = None
         self.reset = 0
 
     def start(self):
         """Start the thread."""
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name='abandoned-writers', daemon=True)
+        thread.start()
+        self._thread = thread  # not before: one that could not start cannot be joined
 
     def stop(self):
         """End the thread and wait for it."""
         self._end.set()
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
 
     def _run(self):
         while not self._end.wait(PERIOD):
@@ -65,7 +68,10 @@ class AbandonedWriters:
 
     def _tell(self, cookie, pid):
         """Reset one end where it waits in vain; return whether that was done."""
-        fd = self._owners.socket(cookie, pid)
+        try:
+            fd = self._owners.socket(cookie, pid)
+        except OSError:  # such as no descriptor that is free: the next look may do
+            return False
         if fd is None:
             return False
         try:

@@ -6,6 +6,8 @@ or waits for all (watch.py), and here the end of connections that would never go
 """
 
 import os
+import socket
+import struct
 import threading
 import time
 
@@ -14,11 +16,12 @@ from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.tcp.abandoned import abort
 from ipc_bypass.tcp.exclusions import Exclusions, parse
 from ipc_bypass.tcp.renewal import unread_bytes
-from ipc_bypass.tcp.watch import Watch
+from ipc_bypass.tcp.watch import SIGHTS, Watch
 
 PERIOD = 0.5
 #: How long a reader may splice in vain until its connection is reset, in seconds.
 PATIENCE = 3.0
+_BYTES_RECEIVED = 128  # struct tcp_info: tcpi_bytes_received, 64 bits
 
 
 class Fitness:
@@ -38,14 +41,16 @@ class Fitness:
         self._stuck, self._optioned, self._watch = {}, set(), None
         self._end, self._thread = threading.Event(), None
         self._running = self._watching = False
-        if not settings.find_unfit:
-            return
         try:
-            self._watch = Watch(objects, settings.cgroup_path)
+            # Also with nothing to see: it marks the sockets of what is listed.
+            self._watch = Watch(objects, settings.cgroup_path,
+                                SIGHTS if settings.find_unfit else {})
             self.notes += self._watch.notes
         except BypassError as error:
-            self.notes.append('programs that need a plain socket are not seen, and the list '
-                              f'`exclude` holds for what listens now only: {error}')
+            unseen = 'programs that need a plain socket are not seen, and ' \
+                if settings.find_unfit else ''
+            self.notes.append(f'{unseen}the list `exclude` holds for what listens now only: '
+                              f'{error}')
 
     def start(self, watching):
         """
@@ -57,23 +62,31 @@ class Fitness:
         self._running = True
         self.watch(watching)
         self.exclusions.list_only(self._settings.exclude)
-        self._thread = threading.Thread(target=self._run, name='fitness', daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name='fitness', daemon=True)
+        thread.start()
+        self._thread = thread  # not before: one that could not start cannot be joined
 
     def watch(self, on):
         """Attach, or detach where there is no rule: then it would cost, and see nothing."""
         on = on and self._running
-        if not self._watch or on == self._watching:
+        if on == self._watching:
             return
         self._watching = on
         if not on:
-            self._watch.detach()
+            if self._watch:
+                self._watch.detach()
             return
         try:
-            self._watch.attach()
+            if self._watch:
+                self._watch.attach()
         except BypassError as error:
             self._watching = False
             self._note(f'programs that need a plain socket are not seen: {error}')
+        try:
+            # Nobody marked the sockets that were made while it was detached.
+            self.exclusions.mark_listeners()
+        except OSError as error:
+            self._note(f'what is left out and listens already is not found: {error}')
 
     def _note(self, line):
         if line not in self.notes:
@@ -81,7 +94,7 @@ class Fitness:
         self._log.warning(line)
 
     def apply(self, settings):
-        """Use another list; raises BypassError."""
+        """Use another list; raises BypassError, and OSError of the kernel's."""
         self._settings = settings
         if self._running:
             self.exclusions.list_only(settings.exclude)
@@ -140,25 +153,33 @@ class Fitness:
         self._stuck = seen
 
     def _look_at(self, cookie, pid):
-        """Return (when it last took something, unread bytes, splices by then)."""
+        """
+        Return since when it took nothing, and what it had taken, unread and spliced by then.
+
+        None where it cannot be seen: the next look begins anew.
+        """
         now, splices = time.monotonic(), self._splices(cookie)
         fd = self._owners.socket(cookie, pid)
         if fd is None:
-            return now, 0, splices
+            return None
+        by_peek = bool(self._objects.settings_view.get(0, 'renew_by_peek'))
         try:
-            unread = unread_bytes(fd, by_peek=False)
-            since, before, splices_then = self._stuck.get(cookie, (now, unread, splices))
-            if not unread or unread < before:
-                return now, unread, splices
+            unread, taken = unread_bytes(fd, by_peek), _taken_bytes(fd)
+            fresh = now, taken, unread, splices
+            before = self._stuck.get(cookie) or fresh
+            since, taken_then, unread_then, splices_then = before
+            # A sender may fill the queue as fast as it is read: what is unread alone says nothing.
+            if not unread or unread < unread_then or taken > taken_then:
+                return fresh
             # Who reads by other calls, but slowly, does not splice any more.
             if now - since > PATIENCE and splices > splices_then and abort(fd):
                 self.reset += 1
                 self._log.warning(f'reset a connection of process {pid}: it waits for splice(2) '
                                   'to move what was redirected; the next one is plain')
-                return now, 0, splices
-            return since, unread, splices_then
+                return fresh
+            return before
         except OSError:
-            return now, 0, splices
+            return None
         finally:
             os.close(fd)
 
@@ -166,3 +187,10 @@ class Fitness:
         arrivals = self._objects.maps['arrivals']
         value = syscall.map_lookup(arrivals.fd, cookie.to_bytes(8, 'little'), arrivals.value_size)
         return arrivals.value.unpack(value)['splices'] if value else 0
+
+
+def _taken_bytes(fd):
+    """Return how many bytes of what came by TCP the owner of a socket has read, in all."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
+    return struct.unpack_from('=Q', info, _BYTES_RECEIVED)[0] - unread_bytes(fd, by_peek=False)

@@ -27,11 +27,27 @@ def comm(pid):
 
     A process may call itself anything: what would move a terminal's cursor becomes '?'.
     """
+    return printable(raw_comm(pid).decode('utf-8', 'replace'))
+
+
+def raw_comm(pid):
+    """Return the command name of a process as the kernel has it, b'' where there is none."""
     try:
-        with open(f'/proc/{pid}/comm', encoding='utf-8', errors='replace') as stream:
-            return printable(stream.read().removesuffix('\n')) if pid else ''
+        with open(f'/proc/{pid}/comm', 'rb') as stream:
+            return stream.read().removesuffix(b'\n') if pid else b''
     except OSError:
-        return ''
+        return b''
+
+
+def real_user(pid):
+    """Return the real user id of a process, None where there is none."""
+    # Not the owner of its folder: that is root for a process that may not be dumped.
+    try:
+        with open(f'/proc/{pid}/status', 'rb') as stream:
+            return next((int(line.split()[1]) for line in stream if line.startswith(b'Uid:')),
+                        None)
+    except OSError:
+        return None
 
 
 def open_process(pid):

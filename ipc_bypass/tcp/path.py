@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 
+from ipc_bypass.kernel import syscall
 from ipc_bypass.kernel.attachment import Attachment
 from ipc_bypass.kernel.errors import (
     BypassError,
@@ -16,6 +17,7 @@ from ipc_bypass.kernel.uapi import AttachType, ProgType
 from ipc_bypass.rules.table import resolve
 from ipc_bypass.tcp.abandoned import AbandonedWriters
 from ipc_bypass.tcp.conformance import Check, PassedDataFault, QueueViewFault
+from ipc_bypass.tcp.exclusions import parse
 from ipc_bypass.tcp.existing import OpenedBefore
 from ipc_bypass.tcp.fitness import Fitness
 from ipc_bypass.tcp.flows import Reader, SUMS
@@ -114,8 +116,10 @@ class TcpPath:
                         self._start_renewal()
                         self._fitness.start(any(self._rules))
                     except BaseException:
-                        self._stop_renewal()
-                        self._attachment.detach()
+                        try:
+                            self._attachment.detach()
+                        finally:
+                            self._stop_renewal()
                         raise
                 self._set('active', 1)
             self._active = True
@@ -151,10 +155,14 @@ class TcpPath:
         with self._lock:
             self._rule_list = list(rules)
             self._rules = resolve([rule for rule in rules if rule.transport == 'tcp'])
+            ruled = any(self._rules)
+            # Who is left out is known before the first connection is entered.
+            if self._fitness and ruled:
+                self._fitness.watch(True)
             with system_errors('write the rules of TCP'):
                 self._write_rules()
-            if self._fitness:
-                self._fitness.watch(any(self._rules))
+            if self._fitness and not ruled:
+                self._fitness.watch(False)
             self._find_opened_before()
 
     def _write_rules(self):
@@ -169,10 +177,12 @@ class TcpPath:
     def apply(self, settings):
         """Use other TcpSettings; those that the programs were built with need a configure."""
         with self._lock:
+            parse(settings.exclude)
             self.settings = settings
             if self._objects:
                 self._write_settings()
-                self._fitness.apply(settings)
+                with system_errors('write exclude'):
+                    self._fitness.apply(settings)
 
     def excluded(self):
         """Return who is left out, as a list of `exclusions.Excluded`."""
@@ -260,7 +270,10 @@ class TcpPath:
 
     def _unread(self, record):
         """Return what the socket of a record has unread, in bytes; 0 where we cannot see it."""
-        fd = self._owners.socket(record['cookie'], record['pid'])
+        try:
+            fd = self._owners.socket(record['cookie'], record['pid'])
+        except OSError:
+            return 0
         if fd is None:
             return 0
         try:
@@ -410,11 +423,19 @@ class TcpPath:
             self._opened_before.look(self._rules, lambda: self._entered(objects))
 
     def _entered(self, objects):
-        """Return the cookies of the ends that are entered, None when `objects` are released."""
+        """
+        Return the cookies of the ends that are entered, or were left out by the program.
+
+        None when `objects` are released.
+        """
         with self._lock:
             if objects is self._objects:
-                view = objects.flows
-                return {view.get(index, 'cookie') for index in view.live()}
+                view, left_out = objects.flows, objects.maps['left_out_ends']
+                found = {view.get(index, 'cookie') for index in view.live()}
+                with contextlib.suppress(OSError):  # such as no memory: they count twice then
+                    found.update(int.from_bytes(value, 'little') for _, value in syscall.map_items(
+                        left_out.fd, left_out.key_size, left_out.value_size))
+                return found
 
     def _start_renewal(self):
         by_peek = bool(self._objects.settings_view.get(0, 'renew_by_peek'))

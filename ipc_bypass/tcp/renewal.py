@@ -20,13 +20,13 @@ import time
 
 #: How soon a flow whose reader is behind, or whose limits stay, is looked at again, in seconds.
 RETRY = 0.001
-#: The same at most, for a flow whose limits stay: the time doubles, for much is still to spend.
+#: The same at most: the time doubles while nothing is read, or while the limits stay.
 LONGEST_RETRY = 0.016
 #: How soon a flow whose reader was not found is looked at again, in seconds.
 LATER = 0.5
 #: How often all flows are looked at where the kernel has no ring buffer, in seconds.
 POLL = 0.005
-_PEEK = 64 << 10
+_PEEK, _VERY_MANY = 64 << 10, 1 << 40
 
 
 def unread_bytes(fd, by_peek):
@@ -44,7 +44,7 @@ def unread_bytes(fd, by_peek):
             seen = len(sock.recv(_PEEK, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except BlockingIOError:
             return 0
-    return seen if seen < _PEEK else 1 << 40
+    return seen if seen < _PEEK else _VERY_MANY
 
 
 class WakeRing:
@@ -101,17 +101,21 @@ class Renewal:
         self._ring, self._by_peek = ring, by_peek
         self._looked = {}  # of flows whose limits stayed: messages then, seconds to the next look
         self._end_read, self._end_write = os.pipe2(os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name='budget-renewal', daemon=True)
+        self._behind = {}  # of flows whose reader is behind: unread then, seconds to the next look
+        self._thread = None
         self.renewed = 0
 
     def start(self):
         """Start the thread."""
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name='budget-renewal', daemon=True)
+        thread.start()
+        self._thread = thread  # not before: one that could not start cannot be joined
 
     def stop(self):
         """End the thread and wait for it."""
-        os.write(self._end_write, b'.')
-        self._thread.join()
+        if self._thread:
+            os.write(self._end_write, b'.')
+            self._thread.join()
         os.close(self._end_read)
         os.close(self._end_write)
 
@@ -144,7 +148,10 @@ class Renewal:
             return 0
         # The duplicate is closed at once: as long as we hold it, the owner's close() closes
         # nothing.
-        fd = self._owners.socket(peer, flows.get(flows.get(index, 'peer_index'), 'pid'))
+        try:
+            fd = self._owners.socket(peer, flows.get(flows.get(index, 'peer_index'), 'pid'))
+        except OSError:
+            return LATER  # such as no descriptor that is free: the thread has to go on
         if fd is None:
             return LATER  # not accepted yet, or not ours to see; the budget runs out: safe
         # In this order: what is redirected after this read only makes the limit too low.
@@ -167,8 +174,18 @@ class Renewal:
         if raised:
             self._looked.pop(index, None)
         if unread > budget // 2:
-            return RETRY
+            return self._until_read(index, unread)
+        self._behind.pop(index, None)
         return 0 if raised else self._until_asked(index)
+
+    def _until_read(self, index, unread):
+        """Return in how many seconds to look at a flow whose reader is behind."""
+        before, retry = self._behind.get(index, (None, RETRY))
+        # A peek does not tell how much very many are: the reader may be at it.
+        retry = min(2 * retry, LONGEST_RETRY) if unread == before and unread < _VERY_MANY \
+            else RETRY
+        self._behind[index] = unread, retry
+        return retry
 
     def _until_asked(self, index):
         """

@@ -38,12 +38,16 @@ class Watch:
     `notes` are lines about what is not seen on this kernel.
     """
 
-    def __init__(self, objects, cgroup_path):
-        """Load for a TcpObjects, and try; raises BypassError and leaves nothing behind then."""
+    def __init__(self, objects, cgroup_path, sights):
+        """
+        Load for a TcpObjects, and try; raises BypassError and leaves nothing behind then.
+
+        `sights` are those of SIGHTS that are wanted; without any it marks sockets, and no more.
+        """
         if not objects.watch_definitions:
             raise UnsupportedError('see what readers do', objects.view_reason or "the kernel's "
                                    'type information lacks what that takes')
-        self._objects, self.notes = objects, []
+        self._objects, self._sights, self.notes = objects, sights, []
         self._links, self._tracepoints = [], {}
         self._attachment = Attachment(cgroup_path, ProgType.CGROUP_SOCK,
                                       AttachType.CGROUP_INET_SOCK_CREATE, 'cgroup/sock')
@@ -51,7 +55,7 @@ class Watch:
         try:
             for definitions in objects.watch_definitions:
                 self._load(definitions)
-                if 'watch_read' in self._tracepoints:
+                if not sights or 'watch_read' in self._tracepoints:
                     break
         except BaseException:
             self.close()
@@ -69,7 +73,7 @@ class Watch:
         template = cached_template(bpf_source(SOURCE), definitions, _PROGRAMS)
         self._loaded = template.instantiate(
             reuse={name: self._objects.maps[name].fd for name in MAPS})
-        for sight, (program, tracepoint, reason, use) in SIGHTS.items():
+        for sight, (program, tracepoint, reason, use) in self._sights.items():
             try:
                 link = open_raw_tracepoint(tracepoint, self._loaded.programs[program])
             except BypassError as error:

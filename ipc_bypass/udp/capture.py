@@ -299,8 +299,11 @@ class Capture:
         self._watchdog.free(found['slot'].astype(np.int64), found['sequence'])
 
     def _senders(self):
-        """Return {(port, pid)} of who sent to enrolled ports, None where some may be forgotten."""
-        found = {(key['port'], key['pid']) for key, _ in self._objects.endpoints()}
+        """Return {(port, pid)} of who sent to enrolled ports, None where not all are known."""
+        try:
+            found = {(key['port'], key['pid']) for key, _ in self._objects.endpoints()}
+        except OSError:  # such as no memory: what is pending has to go all the same
+            return None
         return found if 2 * len(found) < ENDPOINTS else None
 
     def _send_on(self, descriptor, ring, senders):

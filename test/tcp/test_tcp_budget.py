@@ -1,6 +1,7 @@
 """Readers that are slow, or stop: what is queued is bounded, nothing is lost or reordered."""
 
 import random
+import resource
 import socket
 import threading
 import time
@@ -147,6 +148,30 @@ def test_reader_that_is_found_late(make_path, ports, stack):
         filler = Filler(client, 4 * KILOBYTE)
         filler.fill(256 * KILOBYTE)
         assert receive(server, filler.content.size) == filler.content
+    _is_renewed(path, client, server)
+
+
+def test_no_descriptor_is_free(make_path, ports, stack):
+    """The thread that renews budgets finds no reader then; later it does."""
+    path = stack.enter_context(make_path((ports.first, ports.last), budget_bytes=64 * KILOBYTE,
+                                         renewal='userspace', pause_initial_ms=1,
+                                         pause_max_ms=1))
+    client, server = pair = LOOPBACK.pair(next(ports))
+    stack.callback(close, pair)
+    filler = Filler(client, 4 * KILOBYTE)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        filler.fill(256 * KILOBYTE)
+        time.sleep(0.2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert receive(server, filler.content.size) == filler.content
+    _is_renewed(path, client, server)
+
+
+def _is_renewed(path, client, server):
+    """Send until more is redirected than was by now."""
     spent = flow_of(path, client).redirected_bytes
 
     def redirected_more():

@@ -1,6 +1,7 @@
 """Stopping: everything passes at once, nothing queued is purged, nothing is left at the end."""
 
 import os
+import threading
 
 import pytest
 from support.connections import close, LOOPBACK
@@ -10,6 +11,7 @@ from support.traffic import exchange, Filler, nothing_more, random_sizes, receiv
 from support.waiting import wait_until
 
 MEGABYTE = 1 << 20
+_NO_ROOM = 1 << 47  # bytes of a stack: more than there are addresses
 
 
 @pytest.fixture
@@ -157,3 +159,23 @@ def _nothing_left(ids, folder=''):
     for kind, numbers in ids.items():
         wait_until(lambda kind=kind, numbers=numbers: not alive(kind, numbers),
                    f'the {kind} are gone')
+
+
+def test_a_thread_that_cannot_start(make_path, place, ports, stack):
+    """Activate fails with nothing attached, and works when it is tried again."""
+    path = stack.enter_context(make_path((ports.first, ports.last), active=False))
+    before = threading.stack_size(_NO_ROOM)
+    try:
+        with pytest.raises(RuntimeError, match='new thread'):
+            path.activate()
+    finally:
+        threading.stack_size(before)
+    pair = place.pair(next(ports))
+    stack.callback(close, pair)
+    exchange([pair], lambda seed: random_sizes(seed, 10_000))
+    assert path.counters()['ends_enrolled'] == 0
+    path.activate()
+    pair = place.pair(next(ports))
+    stack.callback(close, pair)
+    exchange([pair], lambda seed: random_sizes(seed, 10_000))
+    assert path.counters()['redirected_bytes'] > 0
