@@ -77,7 +77,6 @@ def test_rules_against_configured_ones(configured, rule, allowed):
     assert refused.value.code == 'NOT_ALLOWED'
 
 
-
 def test_nonsense():
     with pytest.raises(BypassError, match='domain 300'):
         limits(ports=['domain:300'])
