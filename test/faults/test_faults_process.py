@@ -42,8 +42,8 @@ def test_killed(rig):
 
 
 def test_stopped(rig):
-    trial = right(rig.run('SIGSTOP', functools.partial(process_faults.stopped, seconds=2.0,
-                                                     at_most=60.0)))
+    fault = functools.partial(process_faults.stopped, seconds=2.0, at_most=60.0)
+    trial = right(rig.run('SIGSTOP', fault))
     assert trial.told == 'budgets ran out'
 
 
