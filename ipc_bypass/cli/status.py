@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 from ipc_bypass.kernel.errors import BypassError
@@ -57,6 +58,8 @@ def run(args):
 
 def watch(observer, *, as_json):
     """Print one look after the other until Ctrl-C: lines of JSON, or a table that moves."""
+    # An exception at just any place, within rclpy's callbacks too, would be printed.
+    signal.signal(signal.SIGINT, lambda *_: observer.interrupt())
     try:
         if as_json:
             while True:
@@ -85,6 +88,7 @@ class Observer:
         """Subscribe to the node's topics."""
         self._name, self._timeout = name, timeout
         self._statistics = self._flows = None
+        self._interrupted = False
         self._node = rclpy.create_node(
             f'ipc_bypass_status_{os.getpid()}', enable_rosout=False,
             start_parameter_services=False)
@@ -92,6 +96,10 @@ class Observer:
             BypassStatistics, f'{name}/statistics', self._take_statistics, LATCHED)
         self._node.create_subscription(FlowArray, f'{name}/flows', self._take_flows, 1)
         self._rules = self._node.create_client(ListRules, f'{name}/list_rules')
+
+    def interrupt(self):
+        """Have `look` raise KeyboardInterrupt, at a place where it does no harm."""
+        self._interrupted = True
 
     def look(self):
         """
@@ -143,6 +151,8 @@ class Observer:
         deadline = time.monotonic() + (timeout or self._timeout)
         while not is_there() and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=_SPIN_SECONDS)
+            if self._interrupted:
+                raise KeyboardInterrupt
 
 
 def _at_or_after(message, other):
