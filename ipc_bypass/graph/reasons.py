@@ -22,7 +22,7 @@ PASSED = {
                 'restart one of the two processes'),
     'queues_not_empty': ('it passed before, and TCP still holds bytes', ''),
     'queues_not_visible': ('this kernel does not show the queues to the program',
-                           'give the node CAP_PERFMON, and a kernel with BTF'),
+                           'use a kernel with BTF'),
     'budget': ('the receiver has not read what its budget allows',
                'a faster reader, or a larger budget_bytes'),
     'pause': ('the budget was spent a moment ago', 'a faster reader, or a larger budget_bytes'),

@@ -167,7 +167,7 @@ class TcpObjects:
             choices = [choice for choice in choices if choice['KERNEL_VIEW']]
             if not choices:
                 raise UnsupportedError('bring the ends of a gateway together', self.view_reason,
-                                       next_step='give CAP_PERFMON, use a kernel with BTF')
+                                       next_step='use a kernel with BTF')
         for number, definitions in enumerate(choices):
             maps = MAPS + (('wake',) if definitions['WAKE'] else ()) + (
                 GATEWAY_MAPS if self._gateway else ())
