@@ -16,8 +16,8 @@ from ipc_bypass.pool.stranded import _maps
 from ipc_bypass.rules.table import Rule
 from ipc_bypass.xdp.occupant import _command
 import pytest
+from support.descriptors import open_descriptors, wait_for_descriptors
 from support.file_pool import FilePool
-from support.waiting import wait_until
 
 OPEN = {'version': VERSION, 'name': 'test', 'rules': [], 'claims': [], 'observe': False}
 
@@ -73,7 +73,7 @@ def test_a_name_that_cannot_be_shown(pool, client):
 
 def test_descriptors_without_end(pool):
     """More than a message may bring are closed by the kernel, the others by the server."""
-    before = len(os.listdir('/proc/self/fd'))
+    before = open_descriptors()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.connect(pool.socket)
         with open('/dev/null', 'rb') as null:
@@ -82,7 +82,7 @@ def test_descriptors_without_end(pool):
                 sock.sendmsg([b'{"op": "exempt"}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                                                       handed)])
                 assert receive(sock)[0] is not None
-    wait_until(lambda: len(os.listdir('/proc/self/fd')) <= before, 'descriptors are closed')
+    wait_for_descriptors(before)
 
 
 def test_who_never_reads_is_dropped(pool, client):

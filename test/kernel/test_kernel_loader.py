@@ -21,6 +21,8 @@ from ipc_bypass.kernel.loader import load_object, ProgramSpec, read_source
 from ipc_bypass.kernel.syscall import AttachType, MapType, ProgType
 import pytest
 
+from support.descriptors import no_descriptor_left
+
 pytestmark = pytest.mark.usefixtures('privileged')
 
 STEP = {'K7_STEP': 5}
@@ -47,9 +49,8 @@ print([name for name in ('bcc', 'numpy', 'rich', 'pyroute2') if name in sys.modu
 @pytest.fixture(autouse=True)
 def no_leak():
     """Hold every test to leaving no descriptor behind."""
-    before = sorted(os.listdir('/proc/self/fd'))
-    yield
-    assert sorted(os.listdir('/proc/self/fd')) == before
+    with no_descriptor_left():
+        yield
 
 
 def load(source, programs=MSG, maps=(), **options):

@@ -17,6 +17,8 @@ from ipc_bypass.kernel.syscall import MapType, ProgType
 from ipc_bypass.kernel.template import compile_template
 import pytest
 
+from support.descriptors import no_descriptor_left
+
 pytestmark = pytest.mark.usefixtures('privileged')
 
 SOURCE = """
@@ -81,9 +83,8 @@ def template(file):
 @pytest.fixture(autouse=True)
 def no_leak():
     """Hold every test to leaving no descriptor behind."""
-    before = sorted(os.listdir('/proc/self/fd'))
-    yield
-    assert sorted(os.listdir('/proc/self/fd')) == before
+    with no_descriptor_left():
+        yield
 
 
 def sum_of(loaded):

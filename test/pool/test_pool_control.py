@@ -12,6 +12,7 @@ from ipc_bypass.pool.channel import Client, VERSION
 from ipc_bypass.pool.consumer import Consumer
 from ipc_bypass.pool.control import ControlServer
 import pytest
+from support.descriptors import open_descriptors, wait_for_descriptors
 from support.waiting import PATIENCE, wait_until
 
 OPEN = {'op': 'open', 'version': VERSION, 'name': 'test', 'rules': [], 'claims': [],
@@ -54,10 +55,6 @@ def works(pool, port):
     pool.wait_for_leases(0)
 
 
-def open_descriptors():
-    return len(os.listdir('/proc/self/fd'))
-
-
 def test_garbage(pool, ports):
     works(pool, ports[0])
     before = open_descriptors()
@@ -73,26 +70,26 @@ def test_garbage(pool, ports):
                 sock.send(json.dumps(OPEN).encode())
                 assert not garbage or json.loads(sock.recv(1 << 16))['ok']
     works(pool, ports[0])
-    wait_until(lambda: open_descriptors() <= before, 'every descriptor is closed')
+    wait_for_descriptors(before)
 
 
 def test_random_garbage_with_descriptors(pool, ports):
     works(pool, ports[0])
     before, generator = open_descriptors(), random.Random(1)
-    pipe = os.pipe()
+    handed = [os.eventfd(0), os.eventfd(0)]
     for _ in range(200):
         with connect(pool) as sock, contextlib.suppress(OSError):
             data = bytearray(json.dumps({**OPEN, 'op': generator.choice(
                 ('open', 'exempt', 'maps'))}).encode())
             for _ in range(generator.randrange(3)):
                 data[generator.randrange(len(data))] = generator.randrange(256)
-            socket.send_fds(sock, [bytes(data[:generator.choice((1, 40, 999))])], pipe * 20)
+            socket.send_fds(sock, [bytes(data[:generator.choice((1, 40, 999))])], handed * 20)
             if generator.random() < 0.5:
                 sock.recv(1 << 16)
     works(pool, ports[0])
-    for fd in pipe:
+    for fd in handed:
         os.close(fd)
-    wait_until(lambda: open_descriptors() <= before, 'every descriptor is closed')
+    wait_for_descriptors(before)
 
 
 def test_who_says_nothing_makes_room(pool, ports):

@@ -10,7 +10,7 @@ from ipc_bypass.kernel.bpffs import ensure_bpffs
 from ipc_bypass.kernel.uapi import MapType
 import pytest
 
-from support import leaks as leaks_module
+from support import descriptors, leaks as leaks_module
 from support.leaks import Leaks, PIN_PREFIX, VARIABLE
 from support.namespaces import Namespace
 from support.skips import bpf_works
@@ -104,3 +104,11 @@ def _session(folder, **environment):
         [sys.executable, '-m', 'pytest', '-q', '-p', 'conftest', '-p', 'no:cacheprovider', '.'],
         cwd=folder, text=True, capture_output=True, timeout=60,
         env={**os.environ, 'PYTHONPATH': paths, **environment})
+
+
+def test_a_descriptor_that_is_left_is_told(monkeypatch):
+    monkeypatch.setattr(descriptors, 'GRACE', 0.0)
+    left = []
+    with pytest.raises(AssertionError, match='eventfd'), descriptors.no_descriptor_left():
+        left.append(os.eventfd(0))
+    os.close(left[0])

@@ -9,6 +9,7 @@ from ipc_bypass.kernel.errors import PinError
 from ipc_bypass.xdp.array_view import ArrayView, pinned_arrays
 from ipc_bypass.xdp.root import pin_name, RootArray, RootSettings
 from support.array_processes import ArrayProcess
+from support.descriptors import open_descriptors, wait_for_descriptors
 from support.frames import udp4_frame
 from support.refusals import refusal
 from support.slot_sources import NOTE, own, verdicts
@@ -18,12 +19,6 @@ from support.xdp import DROP, PASS, run_on, TX
 HERE = SimpleNamespace(index=1, mtu=1500)
 PORT = 7400
 FRAME = udp4_frame()
-
-
-def open_descriptors():
-    """Return the numbers of this process's descriptors, without the one that reads them."""
-    return {number for number in os.listdir('/proc/self/fd')
-            if os.path.lexists(f'/proc/self/fd/{number}')}
 
 
 def test_pins(templates, pin_directory, answering, leaks):
@@ -85,7 +80,7 @@ def test_failed_pins_leave_the_slot_as_it_was(templates, pin_directory, answerin
                 refusal(PinError, answering, array, 1, {PORT: TX})
             assert run_on(array.root_program, FRAME)[0] == (DROP if there else PASS)
             assert set(os.listdir(Path(folder, pin_name(1)))) == pinned
-            assert open_descriptors() == descriptors
+            wait_for_descriptors(descriptors)
             assert list(array.slots) == [1] * there
 
 
