@@ -20,7 +20,6 @@ from ipc_bypass.kernel.headers import HeaderTree
 from ipc_bypass.kernel.loader import load_object, ProgramSpec, read_source
 from ipc_bypass.kernel.syscall import AttachType, MapType, ProgType
 import pytest
-
 from support.descriptors import no_descriptor_left
 
 pytestmark = pytest.mark.usefixtures('privileged')

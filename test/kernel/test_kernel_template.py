@@ -16,7 +16,6 @@ from ipc_bypass.kernel.loader import ProgramSpec
 from ipc_bypass.kernel.syscall import MapType, ProgType
 from ipc_bypass.kernel.template import compile_template
 import pytest
-
 from support.descriptors import no_descriptor_left
 
 pytestmark = pytest.mark.usefixtures('privileged')

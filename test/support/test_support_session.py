@@ -10,7 +10,8 @@ from ipc_bypass.kernel.bpffs import ensure_bpffs
 from ipc_bypass.kernel.uapi import MapType
 import pytest
 
-from support import descriptors, leaks as leaks_module
+from support import descriptors
+from support import leaks as leaks_module
 from support.leaks import Leaks, PIN_PREFIX, VARIABLE
 from support.namespaces import Namespace
 from support.skips import bpf_works
