@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ipc_bypass.pool.ordering import full_barrier, WEAK
 import numpy as np
 
 
@@ -69,6 +70,8 @@ class Batch:
 
     def intact(self) -> np.ndarray:
         """Return a bool array: which slots still hold the datagram of the descriptor."""
+        if WEAK:
+            full_barrier()  # the payloads were read before
         whole = self._memory.sequences(self.descriptors['slot']) == self.descriptors['sequence']
         if self._statistics is not None:
             torn = len(whole) - int(np.count_nonzero(whole))

@@ -14,7 +14,8 @@ from ipc_bypass.pool.batch import Batch, Statistics
 from ipc_bypass.pool.channel import Client, DEFAULT_SOCKET, VERSION
 from ipc_bypass.pool.memory import PoolMemory
 from ipc_bypass.pool.opening import open_pool, own_name
-from ipc_bypass.pool.reader import full_barrier, ObserverPlaces, OwnerPlaces
+from ipc_bypass.pool.ordering import full_barrier
+from ipc_bypass.pool.reader import ObserverPlaces, OwnerPlaces
 from ipc_bypass.rules.table import parse
 import numpy as np
 

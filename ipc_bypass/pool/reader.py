@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-import threading
 import time
 
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.memory import PoolMemory
+from ipc_bypass.pool.ordering import full_barrier, WEAK
 import numpy as np
 
 _RING_WORDS = layout.RING.itemsize // 8
@@ -61,6 +61,8 @@ class Places:
         return self._numbers[(self._base + (after & self._mask)) * _WORDS] != after + 1
 
     def _copy_one(self) -> bytearray:
+        if WEAK:
+            full_barrier()
         start = (self._base + (self.cursor & self._mask)) * _BYTES
         return bytearray(self._bytes[start:start + _BYTES])
 
@@ -70,10 +72,14 @@ class Places:
         count = max(0, min(most, entries, self.head() - self.cursor, len(_STEPS)))
         # The numbers first: what is copied after its number was seen is whole.
         ahead = self._published(start, min(count, entries - start), 0)
+        if WEAK:
+            full_barrier()
         first = (self._base + start) * _BYTES
         copied = bytearray(self._bytes[first:first + ahead * _BYTES])
         if entries - start == ahead < count:  # around the end of the ring
             behind = self._published(0, count - ahead, ahead)
+            if WEAK:
+                full_barrier()
             first = self._base * _BYTES
             copied += self._bytes[first:first + behind * _BYTES]
         return _frombuffer(copied, _DESCRIPTOR)
@@ -127,6 +133,8 @@ class OwnerPlaces(Places):
             self.single = slot, sequence
         else:
             found, self.single = self._copy(most), None
+        if WEAK:
+            full_barrier()  # the places may be used again once the cursor is seen
         self.cursor += len(found)
         words, first = self._words, self._first
         words[first + _CURSOR] = self.cursor
@@ -156,6 +164,8 @@ class OwnerPlaces(Places):
     def give_back(self, found: np.ndarray, single: tuple[int, int] | None) -> int:
         """Give the slots of descriptors back; return how many were ours to give."""
         words, counts = self._words, self._first + _RELEASED
+        if WEAK:
+            full_barrier()  # the payloads were read before the slots are used again
         if single:
             slot, sequence = single
             if self._released[slot] < sequence:
@@ -225,6 +235,8 @@ class ObserverPlaces(Places):
         if count == 1 and found['number'][0] != start + 1:
             found, count = found[:0], 0
         # A place is reserved before it is overwritten: those that were, meanwhile, are no good.
+        if WEAK:
+            full_barrier()
         overtaken = self.head() - entries - start
         if overtaken > 0:
             lost = min(overtaken, count)
@@ -245,18 +257,3 @@ class ObserverPlaces(Places):
 
     def awake(self) -> None:
         """Leave the wish: another observer may sleep."""
-
-
-_LOCK = threading.Lock()
-
-
-def full_barrier() -> None:
-    """
-    Keep a store before this from being seen after a load behind it.
-
-    Taking a lock is an atomic read-modify-write, which is a full barrier on x86. Elsewhere a
-    wake-up could be missed in a window of nanoseconds; the sleeper looks again by itself when its
-    heartbeat is due.
-    """
-    with _LOCK:
-        pass

@@ -2,11 +2,11 @@
 
 import os
 import struct
-import threading
 import time
 from typing import NamedTuple
 
 from ipc_bypass.pool import layout
+from ipc_bypass.pool.ordering import full_barrier, WEAK
 import numpy as np
 
 _DESCRIPTOR = struct.Struct('<QQQQII16s16sHHBBHIIII')
@@ -19,7 +19,6 @@ _HEAD, _CURSOR, _HEARTBEAT, _OWNER_WAKE, _OBSERVER_WAKE = (
 #: How many slots are looked at for a free one.
 _ATTEMPTS = 64
 _WORD = (1 << 64) - 1
-_barrier = threading.Lock()
 
 
 class Capture(NamedTuple):
@@ -142,11 +141,15 @@ class PoolWriter:
         number = slot - self._first[kind]
         sequences = self.memory.headers[kind]['sequence']
         sequences[number] = 0
+        if WEAK:
+            full_barrier()
         data, start = self.memory.data[kind], number * layout.SLOT[kind]
         _SLOT_HEADER.pack_into(data, start, 0, capture.capture_ns, capture.sender_pid,
                                capture.receiver_pid, len(payload), capture.flags, ring, 0)
         start += layout.SLOT_HEADER.itemsize
         data[start:start + len(payload)] = payload
+        if WEAK:
+            full_barrier()
         sequences[number] = sequence
         self.claims[slot] = sequence << 1
         return sequence
@@ -158,6 +161,8 @@ class PoolWriter:
         number = head + 1 & _WORD
         # Reserved first, so that an observer sees that it is overtaken.
         memory.ring_words[ring * _RING_WORDS + _HEAD] = number
+        if WEAK:
+            full_barrier()
         place = (ring * memory.ring_entries + (head & (memory.ring_entries - 1)))
         place *= _DESCRIPTOR_WORDS
         packed = _DESCRIPTOR.pack(
@@ -167,12 +172,13 @@ class PoolWriter:
             capture.sender_pid, capture.receiver_pid, capture.rule_id, capture.original_length)
         words = memory.descriptor_words
         words[place + 1:place + _DESCRIPTOR_WORDS] = memoryview(packed).cast('Q')[1:]
+        if WEAK:
+            full_barrier()
         words[place] = number
 
     def _wake(self, ring, head):
         """Wake who sleeps until so many descriptors are there."""
-        with _barrier:  # a full barrier: what was published is seen before the wish is read
-            pass
+        full_barrier()  # what was published is seen before the wish is read
         words, base = self.memory.ring_words, ring * _RING_WORDS
         wanted = words[base + _OWNER_WAKE]
         owner = wanted and (head - words[base + _CURSOR]) % 2 ** 64 >= wanted

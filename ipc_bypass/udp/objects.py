@@ -1,8 +1,8 @@
 """The maps and programs of the UDP path: loaded, mapped, and pinned for consumers."""
 
 import contextlib
+import mmap
 import os
-import platform
 import struct
 
 from ipc_bypass.kernel import bpffs, syscall
@@ -13,6 +13,7 @@ from ipc_bypass.kernel.sources import bpf_source
 from ipc_bypass.kernel.uapi import AttachType, MapType, ProgType
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.memory import map_shared, PoolMemory, write_header
+from ipc_bypass.pool.ordering import WEAK
 from ipc_bypass.udp.error_queue import error_queue_definitions
 import numpy as np
 
@@ -31,7 +32,6 @@ LAYOUT_VERSION = 1
 _CAPTURE = ProgramSpec(CAPTURE, ProgType.CGROUP_SKB, AttachType.CGROUP_INET_EGRESS)
 #: Ports and senders with statistics; those that sent longest ago make room.
 ENDPOINTS = 4096
-_PAGE_RING = 4096
 
 
 class UdpObjects:
@@ -150,7 +150,7 @@ class UdpObjects:
     def _sizes(self):
         return {'SMALL_SLOTS': self.slots[0], 'LARGE_SLOTS': self.slots[1],
                 'RINGS': self.settings.max_consumers, 'RING_ENTRIES': self.entries,
-                'ORDERED_STORES': int(platform.machine() in ('x86_64', 'i686'))}
+                'ORDERED_STORES': int(not WEAK)}
 
     def _load(self, current_pid):
         base = {**self._sizes(), 'ENDPOINTS': ENDPOINTS}
@@ -176,7 +176,7 @@ class UdpObjects:
 
     def _make_wakes(self):
         for ring in range(self.settings.max_consumers):
-            fd = syscall.map_create(MapType.RINGBUF, 0, 0, _PAGE_RING, name=f'wake_{ring}')
+            fd = syscall.map_create(MapType.RINGBUF, 0, 0, mmap.PAGESIZE, name=f'wake_{ring}')
             self.wake_fds[ring] = fd
             syscall.map_update(self.maps['wakes'].fd, struct.pack('=I', ring),
                                struct.pack('=I', fd))
