@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ipc_bypass.pool.ordering import full_barrier, WEAK
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
 import numpy as np
 
 

@@ -9,12 +9,12 @@ import socket
 import time
 
 from ipc_bypass.kernel.errors import PoolError
+from ipc_bypass.kernel.ordering import full_barrier
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.batch import Batch, Statistics
 from ipc_bypass.pool.channel import Client, DEFAULT_SOCKET, VERSION
 from ipc_bypass.pool.memory import PoolMemory
 from ipc_bypass.pool.opening import open_pool, own_name
-from ipc_bypass.pool.ordering import full_barrier
 from ipc_bypass.pool.reader import ObserverPlaces, OwnerPlaces
 from ipc_bypass.rules.table import parse
 import numpy as np

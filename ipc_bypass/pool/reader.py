@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 import time
 
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.memory import PoolMemory
-from ipc_bypass.pool.ordering import full_barrier, WEAK
 import numpy as np
 
 _RING_WORDS = layout.RING.itemsize // 8

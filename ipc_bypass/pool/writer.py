@@ -5,8 +5,8 @@ import struct
 import time
 from typing import NamedTuple
 
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
 from ipc_bypass.pool import layout
-from ipc_bypass.pool.ordering import full_barrier, WEAK
 import numpy as np
 
 _DESCRIPTOR = struct.Struct('<QQQQII16s16sHHBBHIIII')

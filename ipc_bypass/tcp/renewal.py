@@ -18,6 +18,8 @@ import termios
 import threading
 import time
 
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
+
 #: How soon a flow whose reader is behind, or whose limits stay, is looked at again, in seconds.
 RETRY = 0.001
 #: The same at most: the time doubles while nothing is read, or while the limits stay.
@@ -73,14 +75,20 @@ class WakeRing:
         found, place = set(), self._consumed[0]
         while place < self._produced[0]:
             start = mmap.PAGESIZE + place % self._size
+            if WEAK:
+                full_barrier()
             length, = struct.unpack_from('=I', self._theirs, start)
             if length & self._BUSY:
                 break
+            if WEAK:
+                full_barrier()
             if not length & self._DISCARD:
                 found.add(struct.unpack_from(self._number, self._theirs,
                                              start + self._HEADER)[0])
             length &= ~self._DISCARD
             place += (length + self._HEADER + 7) // 8 * 8
+            if WEAK:
+                full_barrier()
             self._consumed[0] = place
         return found
 

@@ -7,6 +7,8 @@ import os
 import platform
 import struct
 
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
+
 _libc = ctypes.CDLL(None, use_errno=True)
 # System call numbers of perf_event_open(2), arch/*/entry/syscalls and uapi/asm-generic/unistd.h.
 _NUMBERS = {'x86_64': 298, 'i386': 336, 'i686': 336, 'aarch64': 241, 'riscv64': 241,
@@ -70,6 +72,8 @@ class Buffer:
         """Return (samples as bytes, how many were lost since the last read)."""
         head, tail = self._words[_DATA_HEAD], self._words[_DATA_TAIL]
         samples, lost = [], 0
+        if WEAK:
+            full_barrier()
         while tail < head:
             kind, _, size = _HEADER.unpack(self._bytes(tail, _HEADER.size))
             body = self._bytes(tail + _HEADER.size, size - _HEADER.size)
@@ -79,6 +83,8 @@ class Buffer:
             elif kind == _RECORD_LOST:
                 lost += struct.unpack_from('=QQ', body)[1]
             tail += size
+        if WEAK:
+            full_barrier()
         self._words[_DATA_TAIL] = tail
         return samples, lost
 

@@ -9,11 +9,11 @@ from ipc_bypass.kernel import bpffs, syscall
 from ipc_bypass.kernel.errors import SHORTAGES, UnsupportedError, VerifierError
 from ipc_bypass.kernel.header import enumerations
 from ipc_bypass.kernel.loader import load_object, ProgramSpec
+from ipc_bypass.kernel.ordering import WEAK
 from ipc_bypass.kernel.sources import bpf_source
 from ipc_bypass.kernel.uapi import AttachType, MapType, ProgType
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.memory import map_shared, PoolMemory, write_header
-from ipc_bypass.pool.ordering import WEAK
 from ipc_bypass.udp.error_queue import error_queue_definitions
 import numpy as np
 

@@ -2,15 +2,14 @@
 Read a BPF ring buffer (BPF_MAP_TYPE_RINGBUF) by its shared pages.
 
 A program writes a record's length, then the producer's position, and at last clears the record's
-flag. Reading without fences is right where a processor's stores are seen in their order and its
-loads are made in theirs, as on x86; other machines are refused, as for AF_XDP.
+flag: they are read the other way round.
 """
 
 from __future__ import annotations
 
 import mmap
 
-from ipc_bypass.xdp.af_xdp.rings import check_machine
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
 
 # Records begin with their length and two flags, uapi/linux/bpf.h, BPF_RINGBUF_*.
 _BUSY, _DISCARDED, _HEADER = 1 << 31, 1 << 30, 8
@@ -32,11 +31,9 @@ class RingBuffer:
     :param least: bytes of the shortest record
     :param most: bytes of the longest one
     :raises OSError: when it cannot be mapped
-    :raises UnsupportedError: on a machine that reorders memory accesses
     """
 
     def __init__(self, fd: int, size: int, *, least: int = 0, most: int = _LENGTH) -> None:
-        check_machine()
         page = mmap.PAGESIZE
         self._lengths, self.resynchronised = range(least, most + 1), 0
         self.fd, self._size = fd, size
@@ -59,9 +56,13 @@ class RingBuffer:
                 place = self._resynchronise(end)
                 break
             start = place % self._size
+            if WEAK:
+                full_barrier()
             head = self._words[start // 4]
             if head & _BUSY:
                 break
+            if WEAK:
+                full_barrier()
             length = head & _LENGTH
             if length not in self._lengths or place + length + _HEADER > end:
                 place = self._resynchronise(end)
@@ -96,4 +97,6 @@ class RingBuffer:
 
     def _move(self, place: int) -> None:
         if place != self._place:
+            if WEAK:
+                full_barrier()  # what was read is copied before its place is used again
             self._place = self._consumed[0] = place

@@ -6,11 +6,11 @@ processor stored late is there only from the barrier on, and what must not be se
 at before it.
 """
 
+from ipc_bypass.kernel.ordering import full_barrier
 from ipc_bypass.pool import batch as batch_module
 from ipc_bypass.pool import layout, reader, writer
 from ipc_bypass.pool.batch import Batch
 from ipc_bypass.pool.memory import PoolMemory
-from ipc_bypass.pool.ordering import full_barrier
 from ipc_bypass.pool.reader import ObserverPlaces, OwnerPlaces
 from ipc_bypass.pool.writer import Capture, PoolWriter
 import pytest

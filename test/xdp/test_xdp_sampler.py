@@ -238,13 +238,6 @@ def test_what_cannot_be_a_record_is_skipped(loaded, sampler):
     assert sampler.resynchronised == 2
 
 
-def test_a_machine_that_reorders_is_refused(sampler, monkeypatch):
-    monkeypatch.setattr('platform.machine', lambda: 'aarch64')
-    with pytest.raises(BypassError, match='aarch64 may reorder'):
-        sampler.read()
-    assert adds_up(sampler).readers['node'].holder == ''
-
-
 def test_two_readers_do_not_steal_from_each_other(loaded, sampler):
     sampler.apply(SamplerSettings(every=1))
     capture = Sampler(loaded.maps, reader='capture', name='capture of a test')

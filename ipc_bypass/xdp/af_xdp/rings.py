@@ -2,31 +2,19 @@
 The rings between an AF_XDP socket and the kernel, as numpy arrays over mmap.
 
 One side writes entries and then the producer's number, the other reads them and then writes the
-consumer's. Both need that the stores of one processor are seen in their order, and that its loads
-are made in theirs. x86 does so; on others it takes fences that Python has not, so rings are
-refused there (`check_machine`). Words are read in this processor's order, the low half first.
+consumer's: in this order, which some machines have to be told (kernel/ordering.py). Words are read
+in this processor's order, the low half first.
 """
 
 from __future__ import annotations
 
 import mmap
-import platform
 
-from ipc_bypass.kernel.errors import UnsupportedError
+from ipc_bypass.kernel.ordering import full_barrier, WEAK
 from ipc_bypass.xdp.af_xdp.uapi import NEED_WAKEUP
 import numpy as np
 
-_ORDERED = ('x86_64', 'amd64', 'i386', 'i486', 'i586', 'i686')
 _WORD = (1 << 32) - 1
-
-
-def check_machine(machine: str | None = None) -> None:
-    """Raise UnsupportedError where stores are not seen in their order."""
-    machine = machine or platform.machine()
-    if machine.lower() not in _ORDERED:
-        raise UnsupportedError(
-            'use AF_XDP rings from Python', f'{machine} may reorder memory accesses, and Python '
-            'has no fence', next_step='use an x86-64 machine, or a program in C')
 
 
 class Ring:
@@ -135,9 +123,13 @@ class ProducerRing(Ring):
                 at = (place & mask) * 2
                 words[at], words[at + 1] = address, length
                 place += 1
+        if WEAK:
+            full_barrier()
         self._producer = self._words[self._producer_at] = place & _WORD
 
     def _publish(self, count):
+        if WEAK:
+            full_barrier()
         self._producer = (self._producer + count) & _WORD
         self._words[self._producer_at] = self._producer
 
@@ -159,7 +151,11 @@ class ConsumerRing(Ring):
             return self._nothing
         if count > most:
             count = most
+        if WEAK:
+            full_barrier()
         found = self._copy(begin, count)
+        if WEAK:
+            full_barrier()
         self._consumer = self._words[self._consumer_at] = (begin + count) & _WORD
         return found
 
@@ -167,11 +163,15 @@ class ConsumerRing(Ring):
         """Return (addresses, lengths) of packets; there must be so many."""
         place, mask, words = self._consumer, self._mask, self._long
         addresses, lengths = [], []
+        if WEAK:
+            full_barrier()
         for _ in range(count):
             at = (place & mask) * 2
             addresses.append(words[at])
             lengths.append(words[at + 1] & _WORD)
             place += 1
+        if WEAK:
+            full_barrier()
         self._consumer = self._words[self._consumer_at] = place & _WORD
         return addresses, lengths
 

@@ -15,7 +15,7 @@ from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.xdp.af_xdp import uapi
 from ipc_bypass.xdp.af_xdp.placing import busy_poll
 from ipc_bypass.xdp.af_xdp.refusals import refusal
-from ipc_bypass.xdp.af_xdp.rings import check_machine, ConsumerRing, ProducerRing
+from ipc_bypass.xdp.af_xdp.rings import ConsumerRing, ProducerRing
 from ipc_bypass.xdp.af_xdp.settings import AfXdpSettings
 from ipc_bypass.xdp.af_xdp.umem import Umem
 import numpy as np
@@ -52,7 +52,6 @@ class XskSocket:
 
     def __init__(self, interface: str, queue: int, umem: Umem, settings: AfXdpSettings, *,
                  first: XskSocket | None = None, receive: bool = True) -> None:
-        check_machine()
         self.interface, self.queue, self.umem, self.settings = interface, queue, umem, settings
         self._what = f'bind an AF_XDP socket to {interface} queue {queue}'
         #: Packets that are in the hands of this process's handler.

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from ipc_bypass.kernel.errors import BypassError, UnsupportedError
+from ipc_bypass.kernel.errors import BypassError
 from ipc_bypass.xdp.af_xdp.batch import Batch, load_handler
-from ipc_bypass.xdp.af_xdp.rings import check_machine
 from ipc_bypass.xdp.af_xdp.settings import AfXdpSettings
 import pytest
 
@@ -35,12 +34,6 @@ def test_jumbo_frames_are_refused_with_the_reason():
     with pytest.raises(BypassError, match='lower the MTU to 3818 at most, or set drop_oversize'):
         AfXdpSettings().check_mtu('eth0', 9000)
     replace(AfXdpSettings(), drop_oversize=True).check_mtu('eth0', 9000)
-
-
-def test_rings_are_refused_where_stores_are_not_in_order():
-    check_machine('x86_64')
-    with pytest.raises(UnsupportedError, match='aarch64 may reorder memory accesses'):
-        check_machine('aarch64')
 
 
 def test_a_handler_is_found_by_its_name():

@@ -3,7 +3,9 @@ The order in which other processors see our stores, and in which our loads are m
 
 x86 (Intel SDM 3A, 8.2) keeps stores and loads in the order of the program, but for a store before
 a load. AArch64 (Arm ARM, B2.3) keeps none of it: a datagram could be read before the number that
-says that it is whole. Python has no fence of its own; a lock is made of them.
+says that it is whole. Python has no fence of its own; a lock is made of them. Who shares memory
+with programs or with the kernel calls `full_barrier` where the order counts and the machine is
+`WEAK`.
 """
 
 from __future__ import annotations
