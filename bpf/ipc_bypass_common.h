@@ -535,6 +535,7 @@ struct trace_send {
 			 */
 	__u64 first_bytes; /* of that address; 0: there are segments */
 	__u64 segment_count;
+	__u64 by_udp6; /* entered by udpv6_sendmsg */
 };
 
 /* Sums, one for each processor; index 0 is UDP, 1 is TCP. Sends to enrolled ports only. */

@@ -172,6 +172,7 @@ static __always_inline int enter(struct pt_regs *ctx, __u8 transport, __u8 famil
 	__u64 id = bpf_get_current_pid_tgid(), name = 0;
 	struct trace_send send = {}, *before;
 	struct trace_record *record = &send.record;
+	__u64 by_udp6 = transport == TRACE_RULE_UDP && family == 6;
 	__u16 socket_family = 0;
 	__u32 zero = 0;
 
@@ -202,11 +203,15 @@ static __always_inline int enter(struct pt_regs *ctx, __u8 transport, __u8 famil
 	read_kernel(&record->cookie, 8, socket + OFFSET_COOKIE);
 	send.socket = (__u64)socket;
 	send.message = (__u64)message;
+	send.by_udp6 = by_udp6;
 	bytes_of(&send, message);
 
 	struct trace_totals *sums = totals.lookup(&zero);
+	/* What udpv6_sendmsg leaves to udp_sendmsg is one send. */
 	before = sends.lookup(&id);
-	if (before && sums && (before->socket != send.socket || before->message != send.message))
+	if (before && sums &&
+	    !(before->by_udp6 && transport == TRACE_RULE_UDP && !by_udp6 &&
+	      before->socket == send.socket && before->message == send.message))
 		sums->untracked[before->record.transport == TRACE_RULE_TCP]++;
 	if (sends.update(&id, &send) && sums)
 		sums->untracked[transport == TRACE_RULE_TCP]++;

@@ -10,7 +10,7 @@ from ipc_bypass.kernel.loader import load_object, ProgramSpec
 from ipc_bypass.kernel.sources import bpf_source
 from ipc_bypass.kernel.uapi import ProgType
 from ipc_bypass.trace.offsets import kernel_definitions
-from ipc_bypass.trace.records import TOTALS
+from ipc_bypass.trace.records import RECORD, TOTALS
 
 SOURCE = 'trace_path.bpf.c'
 LEAVE = 'send_leave'
@@ -25,6 +25,12 @@ MAPS = ('sends', 'totals', 'trace_rules', 'records')
 BITS = {'udp': 1, 'tcp': 2}
 _PORTS = 65536
 _WORD = struct.Struct('=I')
+# bpf_get_current_pid_tgid: the thread, and its process in the upper half.
+_ID = struct.Struct('=II')
+#: Where the transport stands in RECORD.
+_TRANSPORT = 7
+#: PROC_PID_INIT_INO, include/linux/proc_ns.h.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 class TraceObjects:
@@ -81,6 +87,26 @@ class TraceObjects:
         fd = self.map_fd('sends')
         for key in list(syscall.map_keys(fd, 8)):
             syscall.map_delete(fd, key)
+
+    def forget_gone(self):
+        """
+        Forget the sends of threads that have ended: the probe did not see their end.
+
+        Returns {'udp' or 'tcp': how many}; nothing is forgotten in a PID namespace, where the
+        numbers of threads are others.
+        """
+        found = dict.fromkeys(BITS, 0)
+        if os.stat('/proc/self/ns/pid').st_ino != _FIRST_PID_NAMESPACE:
+            return found
+        sends = self._object.maps['sends']
+        for key in list(syscall.map_keys(sends.fd, _ID.size)):
+            thread, process = _ID.unpack(key)
+            if not os.path.exists(f'/proc/{process}/task/{thread}'):
+                value = syscall.map_lookup(sends.fd, key, sends.value_size)
+                transport = RECORD.unpack_from(value)[_TRANSPORT]
+                syscall.map_delete(sends.fd, key)
+                found['tcp' if transport == BITS['tcp'] else 'udp'] += 1
+        return found
 
     def close(self):
         """Close every descriptor."""

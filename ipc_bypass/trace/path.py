@@ -50,6 +50,7 @@ class TracePath:
         self._shares, self._sent = {}, {}
         self._outcomes = dict.fromkeys(('captured', *REASONS), 0)
         self._read = self._lost = 0
+        self._gone = dict.fromkeys(BITS, 0)
 
     # Lifecycle --------------------------------------------------------------------------------
 
@@ -171,8 +172,13 @@ class TracePath:
             if self._reader:
                 lost += self._reader.lost
             totals = self._objects.totals() if self._objects else {}
+            if self._active and self._objects:
+                for transport, count in self._objects.forget_gone().items():
+                    self._gone[transport] += count
             answer = {f'{name}_{transport}': totals.get(transport, {}).get(name, 0)
                       for transport in BITS for name in ('sends', 'bytes', 'failed', 'untracked')}
+            for transport, count in self._gone.items():
+                answer[f'untracked_{transport}'] += count
             answer['captured'], answer['lost'] = outcomes.pop('captured'), lost
             answer.update({f'passed_{reason}': count for reason, count in outcomes.items()})
             answer['on_the_way'] = answer['sends_udp'] + answer['sends_tcp'] - lost - \

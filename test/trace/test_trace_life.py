@@ -1,15 +1,19 @@
 """The life of the trace path: on and off, what is lost, and what a killed process leaves."""
 
 from dataclasses import replace
+import os
 from pathlib import Path
 import signal
+import struct
 import subprocess
 import sys
 import threading
 
-from ipc_bypass.trace.objects import LEAVE
+from ipc_bypass.kernel import syscall
+from ipc_bypass.trace.objects import BITS, LEAVE
 from ipc_bypass.trace.path import TracePath
 from ipc_bypass.trace.probes import Probes
+from ipc_bypass.trace.records import RECORD
 from ipc_bypass.trace.settings import TraceSettings
 import pytest
 from support.waiting import wait_until
@@ -44,6 +48,24 @@ def test_off_and_on(traced, ports):
     assert traced.since() == {}
     send(port)
     assert traced.since() == {'sends_udp': 1, 'bytes_udp': 1, 'captured': 1}
+
+
+def test_a_send_whose_thread_has_gone_is_counted(traced):
+    """The probe may miss the end of a send: what it noted at the entry does not stay for ever."""
+    with subprocess.Popen([sys.executable, '-c', '']) as gone:
+        pass
+    sends = traced.path._objects._object.maps['sends']
+
+    def note(thread, transport):
+        value = RECORD.pack(0, 0, bytes(16), bytes(16), 0, 0, 4, BITS[transport], 0, 0, thread)
+        syscall.map_update(sends.fd, struct.pack('=II', thread, thread),
+                           value.ljust(sends.value_size, bytes(1)))
+    for transport in BITS:
+        note(gone.pid, transport)
+        assert traced.since() == {f'untracked_{transport}': 1}
+        note(os.getppid(), transport)  # it lives
+        assert traced.since() == {}
+    traced.path._objects.forget_sends()
 
 
 def test_without_a_consumer(traced, ports):

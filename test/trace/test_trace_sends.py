@@ -126,10 +126,12 @@ def test_many_threads(traced, ports):
         for job in [Job(send) for _ in range(4)]:
             job.result()
     counters = traced.since()
-    assert counters.pop('sends_udp') == 4 * count
-    assert counters.pop('bytes_udp') == 16 * count
+    # Some kernels follow no more threads than there are processors.
+    sends = counters.pop('sends_udp')
+    assert sends + counters.pop('untracked_udp', 0) == 4 * count
+    assert counters.pop('bytes_udp') == 4 * sends
     # Nobody released meanwhile, so that the pool's limit may be met.
-    assert sum(counters.values()) == 4 * count
+    assert sum(counters.values()) == sends
     assert set(counters) <= {'captured', 'lost', 'passed_pool_full', 'passed_ring_full'}
     by_source = {}
     for descriptor, payload in sorted(traced.take(), key=lambda taken: taken[0]['capture_ns']):
