@@ -172,7 +172,9 @@ class NextHops:
         offered = xdp_features(link.index)
         takes = offered & XdpFeature.NDO_XMIT if offered is not None else link.kind != 'veth'
         if not takes and (link.index != self._index or link.kind == 'veth'):
-            return Hop(wanted, f'{link.name} takes no redirected frames now')
+            return Hop(wanted, f'{link.name} takes no redirected frames now'
+                       if offered is not None else f'{link.name}: whether a veth takes redirected '
+                       'frames is told by kernel 6.3 or later alone')
         mac = hop
         if not isinstance(hop, bytes):
             mac = self._asking.neighbour(link.index, hop)

@@ -51,7 +51,8 @@ def test_families(engine, forward, listen, host, target, path):
             server.settimeout(PATIENCE)
             settle(client, server)
             expected = {'auto': 'shortcut'}.get(path, path)
-            assert {each.path for each in list(ours.connections)} == {expected}
+            chosen = {(each.path, each.reason) for each in list(ours.connections)}
+            assert {way for way, _ in chosen} == {expected}, chosen
             sent = Job(send, client, random_sizes(1, 2 << 20), 1, finish=True)
             assert receive(server) == sent.result()
 

@@ -55,7 +55,7 @@ def main(arguments=None):
         found += [line for suite in args.suites if matrix.files([suite], quick=args.quick)
                   for line in matrix.faults(outcome, suite)]
         if not args.no_page:
-            support_page.update(outcome)
+            support_page.update(outcome, quick=args.quick)
     print('\n'.join(found) or 'every kernel does what it should')
     return int(bool(found))
 

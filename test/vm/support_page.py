@@ -22,7 +22,7 @@ BTF where a struct has a member.
 'works': every test of that row passed. 'refused': the node does without, and says why; the same
 traffic goes the usual way, and the first row says that all of it arrives. 'in part': some tests
 passed, the others were refused for the reasons below. Behind it stands how many tests passed of
-those that ran: few where a suite last ran in its short form (`--quick`, as in CI).
+those that ran, and whether a suite ran in its short form alone (`--quick`, as in CI).
 """
 _FOOT = """\
 
@@ -46,8 +46,8 @@ wrong by any factor, and so is its clock.
 _STATES = {'works': 'works', 'refused': 'refused', 'in part': 'in part', 'fails': '**fails**'}
 
 
-def summary(outcome):
-    """Return what of an Outcome is kept."""
+def summary(outcome, *, quick=False):
+    """Return what of an Outcome is kept; `quick`: only the tests that CI has time for ran."""
     properties = {name: value for entry in outcome.tests
                   for name, value in entry['properties'].items()}
     suites = {}
@@ -55,19 +55,24 @@ def summary(outcome):
         tests = outcome.of(name)
         if tests:
             state, reasons = matrix.in_words(outcome, name)
-            suites[name] = {'state': state, 'reasons': reasons, 'tests': len(tests), 'passed': sum(
-                entry['outcome'] == 'passed' for entry in tests)}
+            suites[name] = {'state': state, 'reasons': reasons, 'quick': quick,
+                            'tests': len(tests), 'passed': sum(entry['outcome'] == 'passed'
+                                                               for entry in tests)}
     return {'release': outcome.release, 'suites': suites,
             'paths': {name: properties[name] for name in ('tcp', 'udp') if name in properties},
             'instructions': properties.get('instructions', {})}
 
 
-def update(outcome):
+def update(outcome, *, quick=False):
     """Put an Outcome in place of the earlier one of its kernel, and write the page anew."""
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    found = summary(outcome)
-    # Suites that were left out this time stay as they were.
+    found = summary(outcome, quick=quick)
     before = data.get(outcome.version, {'suites': {}, 'paths': {}, 'instructions': {}})
+    # Suites that were left out this time stay as they were, and the whole is worth more than a
+    # part of it, unless that has found a fault.
+    found['suites'] = {name: entry for name, entry in found['suites'].items()
+                       if not quick or entry['state'] == 'fails'
+                       or before['suites'].get(name, {}).get('quick', True)}
     data[outcome.version] = {
         'release': found['release'],
         **{part: {**before[part], **found[part]} for part in ('suites', 'paths')},
@@ -124,7 +129,8 @@ def _costs(data):
 def _state(entry):
     if not entry:
         return 'not run'
-    return f"{_STATES[entry['state']]} ({entry['passed']} of {entry['tests']})"
+    return f"{_STATES[entry['state']]} ({entry['passed']} of {entry['tests']}" \
+           f"{', short form' if entry['quick'] else ''})"
 
 
 def _number(count):

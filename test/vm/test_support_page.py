@@ -68,3 +68,18 @@ def test_a_page_of_made_up_kernels():
     assert '- TCP: slow here' in text
     assert '| `msg_steer` | 12,345 |' in text
     assert '/root/' not in text
+
+
+def test_a_short_form_does_not_take_the_place_of_the_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(support_page, 'DATA', tmp_path / 'data.json')
+    monkeypatch.setattr(support_page, 'PAGE', tmp_path / 'page.md')
+    passed = ('tcp', 'passed', '', {})
+
+    def page(count, quick, outcome=passed):
+        support_page.update(_outcome('6.1', [outcome] * count), quick=quick)
+        return support_page.PAGE.read_text()
+    assert 'works (2 of 2, short form)' in page(2, True)
+    assert 'works (3 of 3, short form)' in page(3, True)
+    assert 'works (9 of 9)' in page(9, False)
+    assert 'works (9 of 9)' in page(2, True)
+    assert '**fails** (0 of 1, short form)' in page(1, True, ('tcp', 'failed', 'no', {}))

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 import ctypes
+import errno
 import json
 import socket
 import struct
@@ -170,11 +171,16 @@ def numbers(opened):
 
 
 def tcx_programs(index):
-    """Return the ids of the programs at an interface's tcx ingress."""
+    """Return the ids of the programs at an interface's tcx ingress: none before kernel 6.6."""
     place = ctypes.create_string_buffer(256)
     attr = bytearray(struct.pack('=IIIIQII4Q', index, AttachType.TCX_INGRESS, 0, 0,
                                  address(place), 64, 0, 0, 0, 0, 0))
-    bpf(BpfCmd.PROG_QUERY, attr)
+    try:
+        bpf(BpfCmd.PROG_QUERY, attr)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return []
     count, = struct.unpack_from('=I', attr, 24)
     return list(struct.unpack_from(f'={count}I', place.raw))
 

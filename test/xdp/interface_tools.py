@@ -1,10 +1,12 @@
 """What the tests of interfaces share: programs without a compiler, and a veth pair."""
 
 from contextlib import contextmanager
+import errno
 import os
 import subprocess
 
 from ipc_bypass.kernel import capabilities, instructions, syscall
+from ipc_bypass.kernel.errors import UnsupportedError
 from ipc_bypass.kernel.uapi import AttachType, ProgFlag, ProgType
 from ipc_bypass.xdp.interfaces import find
 import pytest
@@ -19,9 +21,15 @@ needs_privilege = pytest.mark.skipif(
 @contextmanager
 def program(name='xdp_try', *, frags=False, answer=PASS, attach_type=AttachType.XDP):
     """Yield the descriptor of an XDP program that answers always the same."""
-    fd = syscall.prog_load(ProgType.XDP, instructions.leave(answer), name=name,
-                           attach_type=attach_type,
-                           flags=ProgFlag.XDP_HAS_FRAGS if frags else 0)
+    try:
+        fd = syscall.prog_load(ProgType.XDP, instructions.leave(answer), name=name,
+                               attach_type=attach_type,
+                               flags=ProgFlag.XDP_HAS_FRAGS if frags else 0)
+    except syscall.ProgLoadError as error:
+        if frags and error.errno == errno.EINVAL:  # in the product's words: before 5.18
+            raise UnsupportedError(f'load program {name}', 'the kernel does not know this kind '
+                                   'of program, or this flag') from error
+        raise
     try:
         yield fd
     finally:

@@ -8,10 +8,11 @@ import subprocess
 import threading
 
 from fast_path_lab import drain, total
-from ipc_bypass.kernel.errors import BypassError, MapFullError
+from ipc_bypass.kernel.errors import BypassError, MapFullError, UnsupportedError
 from ipc_bypass.xdp import bypass as bypass_module
 from ipc_bypass.xdp.bypass import Bypass, BypassSettings
 from ipc_bypass.xdp.bypass_flows import parse_flow
+from ipc_bypass.xdp.features import xdp_features
 from ipc_bypass.xdp.interfaces import find
 from ipc_bypass.xdp.kinds import slot_program
 from ipc_bypass.xdp.next_hops import Hop
@@ -298,6 +299,15 @@ class Road:
     def resolved(self):
         wait_until(lambda: all(not status.obstacle for status in self.bypass.flows()), 'resolved')
 
+    def need_features(self):
+        """Raise UnsupportedError where the kernel does not tell what a veth takes."""
+        with self.between.entered():
+            if xdp_features(find('out0').index) is not None:
+                return
+        self.bypass.apply(BypassSettings(('udp to any via 10.126.2.2 dev out0',)))
+        self.obstructed('kernel 6.3')
+        raise UnsupportedError('route past the stack', self.bypass.flows()[0].obstacle)
+
     def obstructed(self, reason):
         wait_until(lambda: reason in self.bypass.flows()[0].obstacle, reason)
 
@@ -305,7 +315,9 @@ class Road:
 @pytest.fixture
 def road(templates):
     with ExitStack() as stack:
-        yield Road(stack, templates)
+        made = Road(stack, templates)
+        made.need_features()
+        yield made
 
 
 def test_to_a_next_hop_on_another_interface(road):
