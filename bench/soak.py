@@ -50,13 +50,16 @@ class Soak:
 
     :param stop_s: seconds for which processes are stopped, now and then
     :param only: parts to run; all where it is empty
+    :param every_call: have every call of bpf(2) fail with every error, which takes 15 minutes
     """
 
-    def __init__(self, *, stop_s: float = 30.0, only: list[str] | None = None) -> None:
+    def __init__(self, *, stop_s: float = 30.0, only: list[str] | None = None,
+                 every_call: bool = False) -> None:
         self.trials: list[Trial] = []
         self.walks: dict[str, bpf_calls.Walk] = {}
         self.sizes: dict[str, list[int]] = {'rss_bytes': [], 'fds': [], 'threads': []}
-        self._stop_s, self._round, self._stack = stop_s, 0, ExitStack()
+        self._stop_s, self._every_call = stop_s, every_call
+        self._round, self._stack = 0, ExitStack()
         self._rigs: dict[str, Rig] = {}
         self.parts: dict[str, Callable[[], Iterator[Trial]]] = {
             'process': self._process, 'stop': self._stop, 'cycles': self._cycles,
@@ -167,7 +170,8 @@ class Soak:
 
         def walk(_rig: Rig, trial: Trial) -> None:
             for step in bpf_calls.STEPS:
-                found = calls.walk(step, most=_CALLS, errors=errors, rotate=True)
+                found = calls.walk(step) if self._every_call else calls.walk(
+                    step, most=_CALLS, errors=errors, rotate=True)
                 before = self.walks.setdefault(step, bpf_calls.Walk(step))
                 before.add(found)
                 trial.problems += found.problems
@@ -203,12 +207,15 @@ def main(words: list[str] | None = None) -> int:
                         help='all faults once, and again until so much time is over (default 20)')
     parser.add_argument('--only', nargs='+', choices=tuple(Soak().parts), metavar='PART',
                         default=[], help=f"of {', '.join(Soak().parts)} (default: all)")
+    parser.add_argument('--every-call', action='store_true',
+                        help='have every call of bpf(2) fail with every error: 15 minutes more')
     parser.add_argument('--stop-seconds', type=float, default=30.0, metavar='S',
                         help='for which processes are stopped (default 30)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write every figure there')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='write the tables there')
     args = parser.parse_args(words)
-    begin, soak = time.monotonic(), Soak(stop_s=args.stop_seconds, only=args.only)
+    begin, soak = time.monotonic(), Soak(
+        stop_s=args.stop_seconds, only=args.only, every_call=args.every_call)
     try:
         with unwinding(), soak:
             soak.run(args.minutes)

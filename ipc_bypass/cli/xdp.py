@@ -13,6 +13,7 @@ from ipc_bypass.xdp.root import DEFAULT_PIN_DIRECTORY
 #: Modules with sub-commands of their own: module -> function that adds them.
 _MORE = {'ipc_bypass.cli.xdp_capture': 'add_parser',
          'ipc_bypass.cli.xdp_pipeline': 'add_parsers'}
+_OF_SERVICE = "name, glob or 'bridge:NAME', of those in the node's service_interfaces"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,11 +64,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 def _add_node_commands(commands) -> None:
     """Add what a running node has to do: it holds the attachments."""
     attach = _add_asking(commands, 'attach', 'have the node attach an interface', 'attach')
-    attach.add_argument('interface', help="name, glob or 'bridge:NAME'")
+    attach.add_argument('interface', help=_OF_SERVICE)
     attach.add_argument('--mode', default='', choices=('', 'auto', 'native', 'generic', 'offload'),
                         help="default: the node's parameter")
     detach = _add_asking(commands, 'detach', 'have the node detach an interface', 'detach')
-    detach.add_argument('interface', help="name, glob or 'bridge:NAME'")
+    detach.add_argument('interface', help=_OF_SERVICE)
     load = _add_asking(commands, 'load', 'load or replace a slot', 'load')
     load.add_argument('slot', type=int, help='0 to 7')
     load.add_argument('program', help='kind (filter, sampler, ...), FILE.bpf.c:FUNCTION below the '

@@ -10,6 +10,7 @@ namespaces that were not there before count too.
 import contextlib
 import os
 from pathlib import Path
+import re
 import shutil
 import time
 
@@ -61,17 +62,15 @@ class Leaks:
         for name in _listed('/run/netns'):
             if name.startswith(f'{PREFIX}{os.getpid()}-'):
                 ip('netns', 'del', name)
-        for name in _listed(MOUNT_POINT):
-            if name.startswith(f'{PIN_PREFIX}{os.getpid()}_'):
-                shutil.rmtree(Path(MOUNT_POINT, name))
+        for name in _pins():
+            shutil.rmtree(Path(MOUNT_POINT, name))
 
     def _ours(self):
         pid = os.getpid()
         return {
             *(f'namespace {name}' for name in _listed('/run/netns')
               if name.startswith(f'{PREFIX}{pid}-')),
-            *(f'pins {MOUNT_POINT}/{name}' for name in _listed(MOUNT_POINT)
-              if name.startswith(f'{PIN_PREFIX}{pid}_')),
+            *(f'pins {MOUNT_POINT}/{name}' for name in _pins()),
             *(f'program {number}' for number in alive('programs', self._noted['programs'])),
             *(f'map {number}' for number in alive('maps', self._noted['maps'])),
             *self._processes()}
@@ -95,6 +94,12 @@ class Leaks:
                 *(f'program {number} {name}' for number, name in programs.items()),
                 *(f'link {number} of {programs[program]}' for number, program in _links()
                   if program in programs)}
+
+
+def _pins():
+    """Return the names of this process's folders of pins, of tests and of bench/fault_lab."""
+    ours = re.compile(rf'({PIN_PREFIX}|ipcb_soak_|ipcb_soak_graph_){os.getpid()}(_.*)?')
+    return [name for name in _listed(MOUNT_POINT) if ours.fullmatch(name)]
 
 
 def _programs():
