@@ -1,5 +1,6 @@
 """The node as a bench runs it: active, of use to real traffic, and gone at the end."""
 
+import os
 import subprocess
 import sys
 
@@ -43,8 +44,10 @@ def test_a_node_that_cannot_start_says_why(node_there):
             pass
 
 
-def test_a_killed_bench_takes_its_node_with_it(node_there, gone):
-    bench = subprocess.Popen([sys.executable, '-c', HOLD], stdout=subprocess.PIPE, text=True)
+def test_a_killed_bench_takes_its_node_with_it(node_there, gone, tmp_path):
+    # Its folder stays: in a place that is removed.
+    bench = subprocess.Popen([sys.executable, '-c', HOLD], stdout=subprocess.PIPE, text=True,
+                             env={**os.environ, 'TMPDIR': str(tmp_path)})
     node = int(bench.stdout.readline())
     bench.kill()
     bench.wait()

@@ -13,6 +13,7 @@ import tempfile
 # For `vm`, `support` and `ipc_bypass`, from any folder.
 sys.path[:1] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]
 
+from ipc_bypass.bench.signals import unwinding  # noqa: E402
 from ipc_bypass.kernel.errors import BypassError  # noqa: E402
 
 from vm import kernel, machine, matrix, support_page  # noqa: E402
@@ -61,4 +62,5 @@ def main(arguments=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with unwinding():  # or the machine would go on by itself
+        sys.exit(main())

@@ -8,6 +8,8 @@ import tempfile
 # For `vm` and `ipc_bypass`, from any folder.
 sys.path[:1] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]
 
+from ipc_bypass.bench.signals import unwinding  # noqa: E402
+
 from vm import kernel, machine  # noqa: E402
 
 
@@ -32,4 +34,5 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with unwinding():  # or the machine would go on by itself
+        sys.exit(main())
