@@ -32,10 +32,13 @@ def gateway(ways, forwards, space=None):
 
 
 def paths(engine):
-    """Return {(path, reason)} of the open connections."""
-    with engine.listeners() as listeners:
-        return {(each.path, each.reason) for listener in listeners
-                for each in listener.connections}
+    """Return {(path, reason)} of the open connections, once it is decided for each."""
+    def decided():
+        with engine.listeners() as listeners:
+            found = [each for listener in listeners for each in listener.connections]
+        return all(each.decided for each in found) and [
+            {(each.path, each.reason) for each in found}]
+    return wait_until(decided, 'each way is decided')[0]
 
 
 @pytest.mark.parametrize('listen, host, target', [
@@ -46,12 +49,11 @@ def paths(engine):
 def test_families(engine, forward, listen, host, target, path):
     """IPv4, IPv6, dual stack, and from one to the other."""
     with listening(target) as backend:
-        port, ours = forward(backend.getsockname()[1], host=target, listen=listen, path=path)
+        port, _ours = forward(backend.getsockname()[1], host=target, listen=listen, path=path)
         with connect(port, host) as client, backend.accept()[0] as server:
             server.settimeout(PATIENCE)
             settle(client, server)
-            expected = {'auto': 'shortcut'}.get(path, path)
-            chosen = {(each.path, each.reason) for each in list(ours.connections)}
+            expected, chosen = {'auto': 'shortcut'}.get(path, path), paths(engine)
             assert {way for way, _ in chosen} == {expected}, chosen
             sent = Job(send, client, random_sizes(1, 2 << 20), 1, finish=True)
             assert receive(server) == sent.result()
