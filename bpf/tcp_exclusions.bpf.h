@@ -7,29 +7,13 @@
 #ifndef IPC_BYPASS_TCP_EXCLUSIONS_BPF_H
 #define IPC_BYPASS_TCP_EXCLUSIONS_BPF_H
 
-#define MAX_EXCLUSIONS 256
+#include "tcp_exclusion_maps.bpf.h"
 
 #if KERNEL_VIEW
 #define READ_KERNEL(target, address) \
 	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
 #endif
 
-/* As BCC's BPF_SK_STORAGE, but what is accepted has what its listener has. */
-struct exclusion_marks_table_t {
-	int key;
-	struct exclusion_mark leaf;
-	void *(*sk_storage_get)(void *, void *, int);
-	int (*sk_storage_delete)(void *);
-	u32 flags;
-};
-__attribute__((section("maps/sk_storage"))) struct exclusion_marks_table_t exclusion_marks = {
-	.flags = BPF_F_NO_PREALLOC | BPF_F_CLONE};
-BPF_ANNOTATE_KV_PAIR(exclusion_marks, int, struct exclusion_mark);
-
-BPF_TABLE("hash", struct exclusion_key, struct exclusion, exclusions, MAX_EXCLUSIONS);
-/* The names in it, and users, for the program that marks sockets. */
-BPF_TABLE("hash", struct program_name, __u32, excluded_names, MAX_EXCLUSIONS);
-BPF_TABLE("hash", __u32, __u32, excluded_users, MAX_EXCLUSIONS);
 /* Cookies of ends that were left out, so that their peers can say why they pass. */
 BPF_TABLE("lru_hash", struct end_key, __u64, left_out_ends, MAX_FLOWS);
 

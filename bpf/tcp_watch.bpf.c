@@ -15,8 +15,8 @@
 #include <uapi/linux/bpf.h>
 #include "ipc_bypass_common.h"
 #include "read_kernel.bpf.h"
+#include "tcp_exclusion_maps.bpf.h"
 
-#define MAX_EXCLUSIONS	  256
 #define MSG_PEEK_FLAG	  0x02 /* include/linux/socket.h */
 #define MSG_DONTWAIT_FLAG 0x40
 #define MSG_WAITALL_FLAG  0x100
@@ -31,20 +31,7 @@
 #define READ_KERNEL(target, address) \
 	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
 
-/* Stand-ins, of the shape of the maps that the loader puts in their place. */
-struct exclusion_marks_table_t {
-	int key;
-	struct exclusion_mark leaf;
-	void *(*sk_storage_get)(void *, void *, int);
-	int (*sk_storage_delete)(void *);
-	u32 flags;
-};
-__attribute__((section("maps/sk_storage"))) struct exclusion_marks_table_t exclusion_marks = {
-	.flags = BPF_F_NO_PREALLOC | BPF_F_CLONE};
-BPF_ANNOTATE_KV_PAIR(exclusion_marks, int, struct exclusion_mark);
-BPF_TABLE("hash", struct exclusion_key, struct exclusion, exclusions, MAX_EXCLUSIONS);
-BPF_TABLE("hash", struct program_name, __u32, excluded_names, MAX_EXCLUSIONS);
-BPF_TABLE("hash", __u32, __u32, excluded_users, MAX_EXCLUSIONS);
+/* Stand-ins as well. */
 BPF_TABLE("hash", __u64, struct arrival, arrivals, 2);
 BPF_F_TABLE("array", __u32, struct flow, flows, 2, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", __u32, struct totals, totals, 1, BPF_F_MMAPABLE);
