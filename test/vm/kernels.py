@@ -53,6 +53,9 @@ def main(arguments=None):
         if not outcome.tests:
             found.append(f'{version}: no test ran\n{outcome.result.console[-3000:]}')
             continue
+        if outcome.result.status is None:
+            found.append(f'{version}: the machine ended before its tests did\n'
+                         f'{outcome.result.console[-6000:]}')
         found += [line for suite in args.suites if matrix.files([suite], quick=args.quick)
                   for line in matrix.faults(outcome, suite)]
         if not args.no_page:
