@@ -1,5 +1,6 @@
 """The maps and programs of the trace path, and how the program learns the kernel's structs."""
 
+import itertools
 import os
 import struct
 
@@ -99,10 +100,13 @@ class TraceObjects:
         if os.stat('/proc/self/ns/pid').st_ino != _FIRST_PID_NAMESPACE:
             return found
         sends = self._object.maps['sends']
-        for key in list(syscall.map_keys(sends.fd, _ID.size)):
-            thread, process = _ID.unpack(key)
-            if not os.path.exists(f'/proc/{process}/task/{thread}'):
-                value = syscall.map_lookup(sends.fd, key, sends.value_size)
+        # Sends that end meanwhile have the kernel begin again.
+        for key in list(itertools.islice(syscall.map_keys(sends.fd, _ID.size),
+                                         sends.max_entries)):
+            if _lives(_ID.unpack(key)[0]):
+                continue
+            value = syscall.map_lookup(sends.fd, key, sends.value_size)
+            if value is not None:  # it may have ended in the meantime, as it should
                 transport = RECORD.unpack_from(value)[_TRANSPORT]
                 syscall.map_delete(sends.fd, key)
                 found['tcp' if transport == BITS['tcp'] else 'udp'] += 1
@@ -140,6 +144,17 @@ class TraceObjects:
                 raise error from None
         self.notes.append('the kernel does not tell user addresses from its own when read')
         return loaded
+
+
+def _lives(thread):
+    """Return whether there is a thread of this number; /proc may hide it, the kernel does not."""
+    try:
+        os.kill(thread, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _compiled(definitions):

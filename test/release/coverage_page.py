@@ -9,9 +9,16 @@ import sys
 LOW = 70.0
 _HEAD = """# What the tests execute
 
-Lines of the Python package that were executed by `{tests}`, in all processes of the tests, by
-`scripts/coverage`. The kernel programs are not in it: tests count their branches by reason. A line
-that is executed is not proven right; one that is not is not tested at all.
+Lines of the Python package that were executed in processes of the tests, by `scripts/coverage`:
+
+    {tests}
+
+The kernel programs are not in it: tests count their branches by reason. A line that is executed is
+not proven right; one that is not is not tested at all, but for three kinds that are executed where
+nobody counts: what runs in virtual machines alone (`trace`, whose probes many kernels lack; the
+dispatcher of libxdp), what needs `launch_ros` or `ros2 doctor` (`launching`), and processes with
+an environment of their own (the peers of `compare` and of the check of profiles), or that end by
+SIGKILL.
 
 **{share:.1f} %** of {lines:,} lines.
 
