@@ -80,7 +80,9 @@ def prepare(folder):
     if not port:
         _say(f'every port from {first} to {last} is taken: this process takes another one, by '
              'plain TCP; give the profile a wider range (`ipc-bypass profile --ports`)')
-    own = without_peers(text, silent(description['peers'], first))
+    # At the port that is taken last: Cyclone DDS may hang for good where a connection to it ends
+    # while it announces itself (ddsi_tcp.c: two threads, two locks, in different orders).
+    own = without_peers(text, silent(description['peers'], last))
     if description['replace']:
         before, after = description['replace']
         own = own.replace(before, after.replace('@PORT@', str(port)))

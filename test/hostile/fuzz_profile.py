@@ -57,4 +57,4 @@ def one(data):
             assert b'\0' not in os.fsencode(text)
     run_with_port.without_peers('"a:1"\n', found['peers'])
     if not found['peers']:
-        assert run_with_port.silent(found['peers'], first) == []
+        assert run_with_port.silent(found['peers'], last) == []

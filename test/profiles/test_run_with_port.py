@@ -143,6 +143,19 @@ def test_an_address_that_nobody_has_is_silent(written, privileged):
     assert '198.18.0.9' not in done.stdout
 
 
+def test_a_peer_that_listens_gets_no_connection(written):
+    """Cyclone DDS may hang where a connection ends while it starts: there is none."""
+    profile = written('cyclonedds', ports='23960-23963', peers=('127.0.0.1',))
+    with socket.create_server(('127.0.0.1', 23960)) as listener:
+        done = subprocess.run(
+            [sys.executable, str(profile.folder / 'run_with_port.py'), '--', 'sh', '-c',
+             'cat ${CYCLONEDDS_URI#file://}'], capture_output=True, text=True, check=True)
+        assert '127.0.0.1:23960' in done.stdout
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
 def test_exit_codes(written, tmp_path):
     runner = str(written('fastdds').folder / 'run_with_port.py')
     (tmp_path / 'plain').write_text('')
