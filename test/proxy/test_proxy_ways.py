@@ -177,6 +177,8 @@ def test_the_backend_is_elsewhere(cgroups, ports, monkeypatch):
                 assert shortcut.counters()['ends_enrolled'] == 1
                 listener.elsewhere_until = 1.0
                 wait_until(lambda: listener.elsewhere_until == 0.0, 'it is tried again')
+                with engine._lock:  # its port is noted by then
+                    pass
                 with connect(port) as client, backend.accept()[0] as server:
                     server.settimeout(PATIENCE)
                     settle(client, server)

@@ -62,7 +62,7 @@ def returns_to_redirect(path, sender, receiver, rounds=200):
     """
     Send request and answer until a sender's flow is redirected again; return its Flow.
 
-    A message that passed has to be acknowledged before the next may be redirected.
+    A message that passed has to be read before the next may be redirected.
     """
     sent = 0
 
