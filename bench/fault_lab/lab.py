@@ -23,6 +23,9 @@ _ATTACH_TYPES = (AttachType.CGROUP_SOCK_OPS, AttachType.CGROUP_INET_EGRESS,
                  AttachType.CGROUP_UDP4_SENDMSG, AttachType.CGROUP_UDP6_SENDMSG,
                  AttachType.CGROUP_INET4_POST_BIND, AttachType.CGROUP_INET6_POST_BIND)
 _labs = itertools.count()
+#: DDS domains whose ports a lab of this process has: up to 101, no port is an ephemeral one.
+_DOMAINS = range(52, 102)
+_taken: set[int] = set()
 #: Seconds in which the kernel frees what has no user any more.
 _GRACE = 30.0
 
@@ -52,8 +55,12 @@ class Lab:
             bpffs.ensure_bpffs(mount=True)
             number = next(_labs)
             self.pins = f'{bpffs.MOUNT_POINT}/ipcb_soak_{os.getpid()}_{number}'
-            # As for a graph of this host: up to domain 101 no port is an ephemeral one.
-            self.domain = 52 + (os.getpid() + number) % 50
+            # Labs may outlive many others: in turn, and none twice.
+            start = (os.getpid() + number) % len(_DOMAINS)
+            self.domain = next(domain for domain in (*_DOMAINS[start:], *_DOMAINS[:start])
+                               if domain not in _taken)
+            _taken.add(self.domain)
+            stack.callback(_taken.discard, self.domain)
             first, last = tcp_ports(self.domain)
             self.ports = range(first, last + 1)
             self._free_ports = iter(self.ports)
