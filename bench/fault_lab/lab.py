@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 import itertools
 import os
 from pathlib import Path
+import shutil
 import tempfile
 import time
 
@@ -55,6 +56,8 @@ class Lab:
             bpffs.ensure_bpffs(mount=True)
             number = next(_labs)
             self.pins = f'{bpffs.MOUNT_POINT}/ipcb_soak_{os.getpid()}_{number}'
+            # What a trial that was cut off has left: the nodes are gone by then.
+            stack.callback(shutil.rmtree, self.pins, ignore_errors=True)
             # Labs may outlive many others: in turn, and none twice.
             start = (os.getpid() + number) % len(_DOMAINS)
             self.domain = next(domain for domain in (*_DOMAINS[start:], *_DOMAINS[:start])

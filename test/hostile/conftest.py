@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import ipc_bypass
+from ipc_bypass.kernel.bpffs import MOUNT_POINT
 import pytest
 from support.capability import need_capabilities
+from support.leaks import PIN_PREFIX
 
 HERE = Path(__file__).resolve().parent
 ROOT = Path(ipc_bypass.__file__).resolve().parents[1]
@@ -28,6 +30,7 @@ def run_script(tmp_path):
             [sys.executable, str(HERE / name), *map(str, words)], text=True, timeout=seconds,
             capture_output=True, stdin=subprocess.DEVNULL, cwd=tmp_path,
             env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths),
-                 'ROS_LOG_DIR': str(tmp_path)})
+                 'ROS_LOG_DIR': str(tmp_path), 'IPC_BYPASS_FUZZ_PINS':
+                 f'{MOUNT_POINT}/{PIN_PREFIX}{os.getpid()}_fuzz'})
         return done.returncode, done.stdout, done.stderr
     return run

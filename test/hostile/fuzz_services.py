@@ -3,10 +3,12 @@
 import atexit
 import os
 from pathlib import Path
+import shutil
 import struct
 import traceback
 
 import ipc_bypass
+from ipc_bypass.kernel.bpffs import MOUNT_POINT
 from ipc_bypass.nodes.bypass_node import BypassNode
 from ipc_bypass.nodes.sockmap_helper import SockmapHelperNode
 from ipc_bypass.nodes.xdp_helper import XdpHelperNode
@@ -14,10 +16,14 @@ from mutations import Values
 import rclpy
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
+from support.leaks import PIN_PREFIX
 
 #: One of these inputs takes as long as so many of the others.
 COST = 4
 LONGEST = 512
+# Not where a node that serves this host has its own. Who starts this process names the folder, and
+# removes it: libFuzzer ends a process without its `atexit`, and pins outlive their maker.
+_PINS = os.environ.get('IPC_BYPASS_FUZZ_PINS', f'{MOUNT_POINT}/{PIN_PREFIX}{os.getpid()}_fuzz')
 # Loading programs and trying the kernel's ways is the tests' of the nodes: here it is requests.
 # The limits of services are lifted: what is behind them is to be reached, too.
 _NODES = (
@@ -45,6 +51,8 @@ _nodes, _services = [], []
 
 def _start():
     for kind, parameters in _NODES:
+        if kind is not SockmapHelperNode:
+            parameters = {**parameters, 'pin_directory': _PINS}
         node = kind(context=_context, namespace=f'/fuzz_{os.getpid()}', parameter_overrides=[
             Parameter(name, value=value) for name, value in parameters.items()])
         _nodes.append(node)
@@ -60,6 +68,7 @@ def _end():
         node.bring_down()
         node.destroy_node()
     _context.shutdown()
+    shutil.rmtree(_PINS, ignore_errors=True)
 
 
 _start()

@@ -6,9 +6,11 @@ in a folder: inputs that reach new code in NAME/found, and the one that failed i
 """
 
 import argparse
+from contextlib import ExitStack
 import importlib.util
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,8 +18,11 @@ import tempfile
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from ipc_bypass.bench.signals import unwinding  # noqa: E402
+from ipc_bypass.kernel.bpffs import MOUNT_POINT  # noqa: E402
 from ipc_bypass.kernel.headers import cache_folder  # noqa: E402
 from mutations import targets  # noqa: E402
+from support.leaks import PIN_PREFIX  # noqa: E402
 
 
 def main():
@@ -61,11 +66,16 @@ def main():
 
 def _run(script, *words):
     # libFuzzer ends its process without what Python does at the end.
-    with tempfile.TemporaryDirectory(prefix='ipc_bypass_fuzz_') as temporary:
+    pins = f'{MOUNT_POINT}/{PIN_PREFIX}{os.getpid()}_fuzz'
+    with ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix='ipc_bypass_fuzz_'))
+        stack.callback(shutil.rmtree, pins, ignore_errors=True)
         return subprocess.run(
             [sys.executable, str(HERE / script), *map(str, words)], check=False,
-            env={**os.environ, 'ROS_DOMAIN_ID': '114', 'TMPDIR': temporary}).returncode
+            env={**os.environ, 'ROS_DOMAIN_ID': '114', 'TMPDIR': temporary,
+                 'IPC_BYPASS_FUZZ_PINS': pins}).returncode
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with unwinding():
+        sys.exit(main())

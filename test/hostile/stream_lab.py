@@ -24,12 +24,14 @@ def main():
     pins = f'/sys/fs/bpf/{PIN_PREFIX}{os.getpid()}_streams'
     held = enrolled = plain = 0
     with PathProcess([[_ENROLLED, _ENROLLED]], budget_bytes=1 << 17, pin_directory=pins) as path:
-        while time.monotonic() < until:
-            enrolled += converse(_ENROLLED, held, _AT_ONCE, _STEPS)
-            plain += converse(_PLAIN, held, _AT_ONCE, _STEPS)
-            held += _AT_ONCE
-        counters = path.ask('counters')
-        path.ask('cleanup')
+        try:
+            while time.monotonic() < until:
+                enrolled += converse(_ENROLLED, held, _AT_ONCE, _STEPS)
+                plain += converse(_PLAIN, held, _AT_ONCE, _STEPS)
+                held += _AT_ONCE
+            counters = path.ask('counters')
+        finally:
+            path.ask('cleanup')
     print(json.dumps({
         'conversations': held, 'enrolled_bytes': enrolled, 'plain_bytes': plain,
         **{name: count for name, count in counters.items() if count and name.startswith(
