@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 import pwd
-import re
 import shutil
 import socket
 import stat
@@ -17,6 +16,7 @@ from ipc_bypass.kernel.bpffs import PinDirectory
 from ipc_bypass.kernel.errors import PoolError, PrivilegeError
 from ipc_bypass.pool.access import Access
 import pytest
+from support.capability import kernel_version
 from support.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures('privileged')
@@ -112,10 +112,6 @@ def listener(folder):
         sock.listen()
         sock.settimeout(PATIENCE)
         yield sock
-
-
-def kernel_version():
-    return tuple(map(int, re.match(r'(\d+)\.(\d+)', os.uname().release).groups()))
 
 
 def mode_and_group(path):

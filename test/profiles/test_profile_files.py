@@ -108,7 +108,7 @@ def test_cyclone_tries_each_port_of_each_peer():
 
 
 def test_zenoh_reads_its_profile(written):
-    zenoh = pytest.importorskip('zenoh')
+    zenoh = pytest.importorskip('zenoh', reason='needs eclipse-zenoh')
     config = zenoh.Config.from_file(str(written('zenoh').file))
     assert json.loads(config.get_json('listen/endpoints')) == ['tcp/0.0.0.0:0']
     assert json.loads(config.get_json('transport/shared_memory/enabled')) is False

@@ -1,5 +1,8 @@
 """Skip what this process may not do, with the name of what is missing."""
 
+import os
+import re
+
 from ipc_bypass.kernel import capabilities
 import pytest
 
@@ -12,3 +15,18 @@ def need_capabilities(names=PRIVILEGED):
     lacking = capabilities.missing(list(names))
     if lacking:
         pytest.skip('needs ' + ', '.join(lacking))
+
+
+def kernel_version():
+    """Return (major, minor) of the running kernel."""
+    return tuple(map(int, re.match(r'(\d+)\.(\d+)', os.uname().release).groups()))
+
+
+def need_xdp_features():
+    """
+    Skip the test before 6.3.
+
+    By the version: where xdp_features() tells nothing on a later kernel, it is at fault.
+    """
+    if kernel_version() < (6, 3):
+        pytest.skip('the kernel does not tell of XDP features (from 6.3)')

@@ -13,6 +13,7 @@ from ipc_bypass.xdp.interfaces import find, find_index, interfaces, select
 from ipc_bypass.xdp.netlink import attribute, attributes, nested, NetlinkError, NetlinkSocket
 from ipc_bypass.xdp.peer import inside, peer, peer_namespace
 import pytest
+from support.capability import need_xdp_features
 from support.frames import FAR_MAC, NEAR_MAC
 from support.namespaces import ip, Namespace
 
@@ -171,9 +172,8 @@ def test_many_interfaces():
 
 
 def test_what_the_kernel_says_of_xdp():
+    need_xdp_features()
     with pair() as (_, far, near), far.entered():
-        if xdp_features(find('far0').index) is None:
-            pytest.skip('the kernel does not tell of XDP features (from 6.3)')
         assert XdpFeature.BASIC in xdp_features(find('far0').index)
         assert xdp_features(9999) is None
 

@@ -7,10 +7,10 @@ from ipc_bypass.kernel import syscall
 from ipc_bypass.kernel.uapi import AttachType
 from ipc_bypass.xdp.attach import XdpAttachment
 from ipc_bypass.xdp.errors import InterfaceError, SanityError
-from ipc_bypass.xdp.features import xdp_features
 from ipc_bypass.xdp.interfaces import find
 from ipc_bypass.xdp.sanity import check, NOTE, PEER_MTU_LIMIT, REFUSAL, WARNING
 import pytest
+from support.capability import need_xdp_features
 from support.namespaces import Namespace
 
 pytestmark = needs_privilege
@@ -95,17 +95,15 @@ def test_modes_that_a_driver_has_not():
 
 
 def test_offload():
+    need_xdp_features()
     with pair() as (_, _, near):
-        if xdp_features(near.index) is None:
-            pytest.skip('the kernel does not tell of XDP features (from 6.3)')
         with pytest.raises(SanityError, match='runs no XDP in hardware; use mode auto'):
             check(near, 'offload')
 
 
 def test_redirect_to_a_veth_needs_napi_at_its_peer():
+    need_xdp_features()
     with pair() as (_, far, near):
-        if xdp_features(near.index) is None:
-            pytest.skip('the kernel does not tell of XDP features (from 6.3)')
         assert words(check(near))['peer_napi'] == NOTE
         with far.entered(), program() as fd:
             link = syscall.link_create(fd, find('far0').index, AttachType.XDP, 1 << 2)
