@@ -19,7 +19,6 @@ MEMBERS = {
     'OFFSET_COPIED_SEQ': ('tcp_sock', 'copied_seq'),
     'OFFSET_RCV_NXT': ('tcp_sock', 'rcv_nxt'),
     'OFFSET_WRITE_SEQ': ('tcp_sock', 'write_seq'),
-    'OFFSET_SND_UNA': ('tcp_sock', 'snd_una'),
     'OFFSET_ULP_OPS': ('inet_connection_sock', 'icsk_ulp_ops'),
     'OFFSET_RCVLOWAT': ('sock', 'sk_rcvlowat'),
     'OFFSET_PSOCK_BACKLOG': ('sk_psock', 'ingress_skb.qlen'),
@@ -27,7 +26,7 @@ MEMBERS = {
 }
 #: Without one of these the program cannot prove that TCP's queues are empty.
 REQUIRED = ('OFFSET_COOKIE', 'OFFSET_USER_DATA', 'OFFSET_COPIED_SEQ', 'OFFSET_RCV_NXT',
-            'OFFSET_WRITE_SEQ', 'OFFSET_SND_UNA', 'OFFSET_PSOCK_BACKLOG')
+            'OFFSET_WRITE_SEQ', 'OFFSET_PSOCK_BACKLOG')
 #: One of these says how much a receiver has queued; sk_rmem_alloc counts redirected bytes from
 #: kernel 6.13 on (tcp_bpf: sk_rmem_alloc related logic), so that it is used from there only.
 QUEUED = ('OFFSET_PSOCK_QUEUED', 'OFFSET_RMEM_ALLOC')

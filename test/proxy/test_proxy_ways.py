@@ -15,7 +15,7 @@ from ipc_bypass.proxy.shortcut import Shortcut, ShortcutSettings
 from proxy_tools import connect, listening, read_exactly, settle
 import pytest
 from support.namespaces import bridged_pair, CLIENT, CLIENT_V6, PREFIX, SERVER, SERVER_V6
-from support.traffic import Job, random_sizes, receive, send
+from support.traffic import Job, random_sizes, receive, send, steady
 from support.waiting import PATIENCE, wait_until
 
 
@@ -225,6 +225,16 @@ def test_deactivated_while_bytes_flow(connected, ways):
         ways.shortcut.activate()
         time.sleep(0.01)
     assert got.result() == sent.result()
+
+
+def test_a_stream_without_pauses_comes_back(connected, ways):
+    """As beyond a gateway: what the far end has read is enough, acknowledged or not."""
+    client, server, _ours = connected('shortcut')
+    ways.shortcut.deactivate()
+    with steady(client, server, ways.shortcut.activate):
+        before = ways.shortcut.counters()['redirected_bytes']
+        wait_until(lambda: ways.shortcut.counters()['redirected_bytes'] > before,
+                   'it is redirected', timeout=PATIENCE / 3)
 
 
 def test_removed_while_bytes_flow(engine, connected):

@@ -1,5 +1,6 @@
 """What goes over connections: random bytes, sent and read in threads, compared by hash."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 import hashlib
 import itertools
@@ -8,7 +9,7 @@ import socket
 import threading
 import time
 
-from support.connections import BLOCK, receive_some
+from support.connections import BLOCK, read, receive_some
 from support.waiting import PATIENCE
 
 
@@ -103,6 +104,36 @@ def receive(sock, size=None, *, largest=BLOCK, before=None):
             return content
         content.add(data)
     return content
+
+
+@contextmanager
+def steady(sender, receiver, begin):
+    """
+    Send a little every millisecond within, without a pause; in the end all of it has arrived.
+
+    Both ends send by turns before: such a receiver acknowledges up to 40 ms late, so that the
+    sender never finds all of it acknowledged.
+
+    :param begin: called once the stream goes
+    """
+    for number in range(50):
+        sender.sendall(bytes([number]) * 65536)
+        assert read(receiver, 65536) == bytes([number]) * 65536
+        receiver.sendall(bytes(100))
+        read(sender, 100)
+    ended = threading.Event()
+
+    def sizes():
+        while not ended.wait(0.001):
+            yield 5000
+    sent, got = Job(send, sender, sizes(), finish=True), Job(receive, receiver)
+    time.sleep(0.5)
+    begin()
+    try:
+        yield
+    finally:
+        ended.set()
+    assert got.result() == sent.result()
 
 
 def exchange(pairs, sizes_of, *, before_send=None, before_read=None, largest=BLOCK):
