@@ -8,7 +8,7 @@
 
 #include "udp_peer.h"
 #include <linux/types.h>
-#include "ipc_bypass_common.h"
+#include "pool_layout.h"
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>

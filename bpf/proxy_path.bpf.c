@@ -50,9 +50,6 @@ BPF_TABLE("hash", __u64, __u32, grants, MAX_SOCKETS);
 /* Cookies of sockets whose segments are redirected from now on, or pass from now on. */
 BPF_RINGBUF_OUTPUT(wake, 1);
 
-#define READ_KERNEL(target, address) \
-	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
-
 static __always_inline void count_outcome(enum proxy_outcome outcome)
 {
 	__u32 zero = 0;

@@ -9,5 +9,8 @@
 
 static long (*const read_kernel_memory)(void *to, __u32 size, const void *from) = (void *)113;
 #define bpf_probe_read_kernel(to, size, from) read_kernel_memory(to, size, from)
+/* Read a variable at an address that is a number; 0 where that went well. */
+#define READ_KERNEL(target, address) \
+	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
 
 #endif

@@ -9,11 +9,6 @@
 
 #include "tcp_exclusion_maps.bpf.h"
 
-#if KERNEL_VIEW
-#define READ_KERNEL(target, address) \
-	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
-#endif
-
 /* Cookies of ends that were left out, so that their peers can say why they pass. */
 BPF_TABLE("lru_hash", struct end_key, __u64, left_out_ends, MAX_FLOWS);
 

@@ -122,4 +122,35 @@ static __always_inline int see_through(struct flow *flow, struct end_key *key)
 	return 0;
 }
 
+/*
+ * True when something of this direction is still on its way through the gateway, or may be. Else
+ * all that this end wrote was read by the gateway and written to its other socket, up to
+ * `written`, a sequence number of that connection. Nothing changes that while this end is locked:
+ * where the gateway has nothing to read, it has nothing to write.
+ */
+static __always_inline int gateway_holds(const struct flow *flow, __u32 *written)
+{
+	__u64 cookies[4] = {};
+	__u32 copied, received, sent;
+
+	if (READ_KERNEL(cookies[0], flow->near_address + OFFSET_COOKIE) ||
+	    READ_KERNEL(copied, flow->near_address + OFFSET_COPIED_SEQ) ||
+	    READ_KERNEL(received, flow->near_address + OFFSET_RCV_NXT) ||
+	    READ_KERNEL(cookies[1], flow->near_address + OFFSET_COOKIE) ||
+	    READ_KERNEL(cookies[2], flow->beyond_address + OFFSET_COOKIE) ||
+	    READ_KERNEL(sent, flow->beyond_address + OFFSET_WRITE_SEQ) ||
+	    READ_KERNEL(cookies[3], flow->beyond_address + OFFSET_COOKIE))
+		return 1;
+	if (cookies[0] != flow->near_cookie || cookies[1] != flow->near_cookie ||
+	    cookies[2] != flow->beyond_cookie || cookies[3] != flow->beyond_cookie) {
+		count_event(EVENT_PEER_REUSED);
+		return 1;
+	}
+	if (copied != *written || received != *written ||
+	    copied - flow->near_base != sent - flow->beyond_base)
+		return 1;
+	*written = sent;
+	return 0;
+}
+
 #endif

@@ -24,6 +24,10 @@
 #include "ipc_bypass_common.h"
 #include "read_kernel.bpf.h"
 #include "tcp_overlap.bpf.h"
+#if CAPTURE
+#include "pool_layout.h"
+#include "udp_path.h"
+#endif
 
 #define AF_INET_FAMILY	      2
 #define AF_INET6_FAMILY	      10
@@ -371,49 +375,7 @@ static __always_inline int find_peer(struct flow *flow)
 }
 
 #if KERNEL_VIEW
-/*
- * Look at the receiver's queues. Its address was noted when it was entered; the memory of a TCP
- * socket is only ever a TCP socket's while the program runs (SLAB_TYPESAFE_BY_RCU), or is given
- * back, and then the read answers an error or another cookie. A cookie is never given twice, so
- * the same one before and after says that all that was read between is the peer's.
- */
-static __always_inline int look_at_peer(struct flow *flow, struct queue_view *view)
-{
-	__u64 address = flow->peer_address, psock = 0;
-	__u32 queued = 0;
-
-	if (READ_KERNEL(view->cookie_before, address + OFFSET_COOKIE))
-		return -1;
-	if (READ_KERNEL(view->copied_sequence, address + OFFSET_COPIED_SEQ))
-		return -1;
-	if (READ_KERNEL(view->received_sequence, address + OFFSET_RCV_NXT))
-		return -1;
-	if (READ_KERNEL(psock, address + OFFSET_USER_DATA))
-		return -1;
-	psock &= ~7ULL; /* the flags of sk_user_data */
-	if (!psock)
-		return -1;
-	if (READ_KERNEL(view->backlog_packets, psock + OFFSET_PSOCK_BACKLOG))
-		return -1;
-#if OFFSET_PSOCK_QUEUED != OFFSET_UNKNOWN
-	if (READ_KERNEL(queued, psock + OFFSET_PSOCK_QUEUED))
-		return -1;
-	view->queued_bytes = queued;
-#elif OFFSET_RMEM_ALLOC != OFFSET_UNKNOWN
-	if (READ_KERNEL(queued, address + OFFSET_RMEM_ALLOC))
-		return -1;
-	view->queued_bytes = queued;
-#else
-	view->queued_bytes = ~0ULL;
-#endif
-	if (READ_KERNEL(view->cookie_after, address + OFFSET_COOKIE))
-		return -1;
-	if (view->cookie_before != flow->peer_cookie || view->cookie_after != flow->peer_cookie) {
-		count_event(EVENT_PEER_REUSED);
-		return -1;
-	}
-	return 0;
-}
+#include "tcp_queues.bpf.h"
 
 /*
  * True when an upper protocol was put on one of the two sockets since they were entered. With
@@ -429,78 +391,6 @@ static __always_inline int upper_protocol(const struct flow *flow)
 #else
 	return 0;
 #endif
-}
-
-/*
- * Hold what this program counted as passed against what TCP took: less where a send that would
- * block was cut short, more where a send that was waiting for the connection when the socket was
- * entered went on by TCP, past the program. Return true when they were the same.
- */
-static __always_inline int settle(struct flow *flow)
-{
-	__u32 written;
-
-	if (READ_KERNEL(written, flow->socket_address + OFFSET_WRITE_SEQ))
-		return 0;
-	if (written == flow->written_sequence)
-		return 1;
-	flow->passed_bytes += (__s64)(__s32)(written - flow->written_sequence);
-	flow->written_sequence = written;
-	return 0;
-}
-
-#if GATEWAY
-/*
- * True when something of this direction is still on its way through the gateway, or may be. Else
- * all that this end wrote was read by the gateway and written to its other socket, up to `written`,
- * a sequence number of that connection. Nothing changes that while this end is locked: where the
- * gateway has nothing to read, it has nothing to write.
- */
-static __always_inline int gateway_holds(const struct flow *flow, __u32 *written)
-{
-	__u64 cookies[4] = {};
-	__u32 copied, received, sent;
-
-	if (READ_KERNEL(cookies[0], flow->near_address + OFFSET_COOKIE) ||
-	    READ_KERNEL(copied, flow->near_address + OFFSET_COPIED_SEQ) ||
-	    READ_KERNEL(received, flow->near_address + OFFSET_RCV_NXT) ||
-	    READ_KERNEL(cookies[1], flow->near_address + OFFSET_COOKIE) ||
-	    READ_KERNEL(cookies[2], flow->beyond_address + OFFSET_COOKIE) ||
-	    READ_KERNEL(sent, flow->beyond_address + OFFSET_WRITE_SEQ) ||
-	    READ_KERNEL(cookies[3], flow->beyond_address + OFFSET_COOKIE))
-		return 1;
-	if (cookies[0] != flow->near_cookie || cookies[1] != flow->near_cookie ||
-	    cookies[2] != flow->beyond_cookie || cookies[3] != flow->beyond_cookie) {
-		count_event(EVENT_PEER_REUSED);
-		return 1;
-	}
-	if (copied != *written || received != *written ||
-	    copied - flow->near_base != sent - flow->beyond_base)
-		return 1;
-	*written = sent;
-	return 0;
-}
-#endif
-
-/*
- * True when TCP holds nothing of this direction that the receiver has not read. Called under the
- * sender's lock, after settle(). It need not be acknowledged: that comes up to 40 ms later, so
- * that a stream without pauses would never be seen empty, and what the receiver has, it drops when
- * it is sent again.
- */
-static __always_inline int tcp_is_empty(struct flow *flow)
-{
-	__u32 written = flow->written_sequence;
-	struct queue_view view = {};
-
-#if GATEWAY
-	if (flow->by_gateway && gateway_holds(flow, &written))
-		return 0;
-#endif
-	if (look_at_peer(flow, &view))
-		return 0;
-	return view.received_sequence == written && view.copied_sequence == written &&
-	       view.backlog_packets == 0;
 }
 #endif
 
@@ -660,109 +550,8 @@ static __always_inline int pass_unknown(__u64 size)
 	return SK_PASS;
 }
 
-/* Capture: copy what is redirected to the pool ------------------------------------------------ */
-
 #if CAPTURE
-#include "pool_write.bpf.h"
-
-/* Where the first piece of a message is, as a number: the verifier forbids arithmetic on it. */
-static __always_inline __u32 first_piece(struct sk_msg_md *msg, __u64 *address)
-{
-	void *start = (void *)(long)msg->data, *end = (void *)(long)msg->data_end;
-	__u64 after = 0;
-
-	if (bpf_probe_read_kernel(address, sizeof(*address), &start) ||
-	    bpf_probe_read_kernel(&after, sizeof(after), &end) || after < *address)
-		return 0;
-	after -= *address;
-	return after > LARGE_SLOT_DATA ? LARGE_SLOT_DATA : after;
-}
-
-static __always_inline long copy_piece(void *data, __u32 length, __u64 address, __u32 small)
-{
-	__u32 count = length - 1;
-
-	if (!length)
-		return 0;
-	if (small)
-		asm volatile("%0 &= 4095" : "+r"(count));
-	else
-		asm volatile("%0 &= 65535" : "+r"(count));
-	return bpf_probe_read_kernel(data, count + 1, (const void *)address);
-}
-
-/*
- * Copy a redirected message, or the first piece of it: the message itself is left as it is.
- * Addresses are the connection's; the receiver is who sent last from the other end.
- */
-static __always_inline int copy_message(struct sk_msg_md *msg, struct flow *flow,
-					__u32 ring_number, __u32 size)
-{
-	__u32 zero = 0, length, flags = DESCRIPTOR_TCP, peer = flow->peer_index, receiver;
-	__u64 address = 0, place = 0, contended = 0;
-	struct udp_settings *set = udp_settings.lookup(&zero);
-	struct ring *ring = rings.lookup(&ring_number);
-	struct reservation got = {};
-	struct descriptor *descriptor;
-	struct slot_header *header;
-	struct flow *other;
-	long failed;
-
-	if (!set || !ring || !set->active)
-		return -1;
-	length = first_piece(msg, &address);
-	if (length < size)
-		flags |= DESCRIPTOR_TRUNCATED;
-	if (reserve_slot(ring, length, 0, set, &contended, &got))
-		return -1;
-	if (got.class == SMALL_SLOT) {
-		struct small_slot *small = small_slot_of(&got);
-
-		if (!small)
-			return -1;
-		header = &small->header;
-		failed = copy_piece(small->data, length, address, 1);
-	} else {
-		struct large_slot *large = large_slot_of(&got);
-
-		if (!large)
-			return -1;
-		header = &large->header;
-		failed = copy_piece(large->data, length, address, 0);
-	}
-	if (failed) {
-		cancel_slot(&got);
-		return -1;
-	}
-	other = flows.lookup(&peer);
-	receiver = other ? other->pid : 0;
-	header->sender_pid = flow->pid;
-	header->receiver_pid = receiver;
-	header->length = length;
-	header->flags = flags;
-	commit_slot(&got, header, ring_number);
-
-	descriptor = next_descriptor(&got, ring, ring_number, &place);
-	if (!descriptor)
-		return -1;
-	descriptor->cookie = flow->cookie;
-	descriptor->length = length;
-	__builtin_memcpy(descriptor->source_address, flow->key.local_address,
-			 sizeof(flow->key.local_address));
-	__builtin_memcpy(descriptor->destination_address, flow->key.remote_address,
-			 sizeof(flow->key.remote_address));
-	descriptor->source_port = flow->key.local_port;
-	descriptor->destination_port = flow->key.remote_port;
-	descriptor->family = flow->family;
-	descriptor->action = ACTION_MIRROR;
-	descriptor->flags = flags;
-	descriptor->sender_pid = flow->pid;
-	descriptor->receiver_pid = receiver;
-	descriptor->rule_id = 0;
-	descriptor->original_length = size;
-	publish(ring, ring_number, descriptor, place);
-	return 0;
-}
+#include "tcp_capture.bpf.h"
 #endif
 
 int msg_steer(struct sk_msg_md *msg)

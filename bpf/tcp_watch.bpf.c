@@ -28,9 +28,6 @@
 #define FIRST_READS	  256
 #define LATER_READS	  15 /* one of sixteen */
 
-#define READ_KERNEL(target, address) \
-	bpf_probe_read_kernel(&(target), sizeof(target), (const void *)(address))
-
 /* Stand-ins as well. */
 BPF_TABLE("hash", __u64, struct arrival, arrivals, 2);
 BPF_F_TABLE("array", __u32, struct flow, flows, 2, BPF_F_MMAPABLE);

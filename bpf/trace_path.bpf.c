@@ -23,7 +23,7 @@
 #include <linux/version.h>
 #include <net/sock.h>
 #endif
-#include "ipc_bypass_common.h"
+#include "trace_path.h"
 
 #define AF_INET_FAMILY	2
 #define AF_INET6_FAMILY 10

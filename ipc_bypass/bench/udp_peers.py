@@ -20,7 +20,7 @@ from ipc_bypass.kernel.sources import bpf_source
 
 LANGUAGES = ('c', 'python')
 _SOURCES = ('udp_sender', 'udp_reader')
-_HEADER = 'ipc_bypass_common.h'
+_HEADER = 'pool_layout.h'
 _PYTHON = 'ipc_bypass.bench.udp_python'
 _START_TIMEOUT = 20.0
 _STOP_TIMEOUT = 5.0

@@ -1,5 +1,5 @@
 """
-The layout of the pool, for processes that have no compiler: a mirror of ipc_bypass_common.h.
+The layout of the pool, for processes that have no compiler: a mirror of pool_layout.h.
 
 test/pool holds sizes, offsets and constants against what the compiler made of the header.
 """

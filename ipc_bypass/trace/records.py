@@ -12,7 +12,7 @@ import time
 from ipc_bypass.kernel import syscall
 from ipc_bypass.trace import perf
 
-#: Mirrors of struct trace_record and struct trace_totals of ipc_bypass_common.h, for kernels
+#: Mirrors of struct trace_record and struct trace_totals of trace_path.h, for kernels
 #: that take no type information from the compiler; a test holds them against it.
 RECORD = struct.Struct('=QQ16s16sHHBBHII')
 TOTALS = struct.Struct('=8Q')

@@ -17,7 +17,7 @@ from ipc_bypass.pool.memory import map_shared, PoolMemory, write_header
 from ipc_bypass.udp.error_queue import error_queue_definitions
 import numpy as np
 
-SOURCE, HEADER = 'udp_path.bpf.c', 'ipc_bypass_common.h'
+SOURCE, HEADER = 'udp_path.bpf.c', 'udp_path.h'
 CAPTURE = 'skb_capture'
 #: Programs that note who sends, for kernels where CAPTURE may not ask.
 NOTES = (ProgramSpec('note_connect4', ProgType.CGROUP_SOCK_ADDR, AttachType.CGROUP_INET4_CONNECT),

@@ -4,7 +4,6 @@ from ipc_bypass.kernel.header import enumerations
 from ipc_bypass.kernel.sources import bpf_source
 from ipc_bypass.pool import layout
 from ipc_bypass.pool.memory import file_places, PoolMemory
-from ipc_bypass.udp.objects import HEADER
 import numpy as np
 import pytest
 
@@ -50,7 +49,8 @@ def test_mapped_bytes(objects):
 
 
 def test_constants():
-    enums = enumerations(bpf_source(HEADER))
+    enums = {**enumerations(bpf_source('pool_layout.h')),
+             **enumerations(bpf_source('ipc_bypass_common.h'))}
     pool, flags = enums['pool_layout'], enums['descriptor_flag']
     assert (layout.MAGIC, layout.VERSION) == (pool['POOL_MAGIC'], pool['POOL_VERSION'])
     assert (layout.SMALL, layout.LARGE) == (pool['SMALL_SLOT'], pool['LARGE_SLOT'])

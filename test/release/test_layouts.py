@@ -16,8 +16,9 @@ import pytest
 
 _STRUCT = re.compile(r'^struct (\w+) \{', re.MULTILINE)
 #: Headers whose structs are in maps, or are handed over by them.
-HEADERS = ('ipc_bypass_common.h', 'proxy_path.h', 'tc_fast_path.h', 'xdp_bypass.h', 'xdp_common.h',
-           'xdp_devmap.h', 'xdp_filter.h', 'xdp_limiter.h', 'xdp_sampler.h', 'xdp_steering.h')
+HEADERS = ('ipc_bypass_common.h', 'pool_layout.h', 'proxy_path.h', 'tc_fast_path.h',
+           'trace_path.h', 'udp_path.h', 'xdp_bypass.h', 'xdp_common.h', 'xdp_devmap.h',
+           'xdp_filter.h', 'xdp_limiter.h', 'xdp_sampler.h', 'xdp_steering.h')
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,7 @@ import pytest
 #: A program that uses the structs, so that the compiler tells their layout; it needs no probes.
 USES_STRUCTS = """
 #include <uapi/linux/bpf.h>
-#include "ipc_bypass_common.h"
+#include "trace_path.h"
 BPF_TABLE("array", __u32, struct trace_record, trace_records, 1);
 BPF_TABLE("array", __u32, struct trace_totals, trace_sums, 1);
 int use(struct bpf_sock_ops *ops) { return 1; }
@@ -36,8 +36,8 @@ def no_probes(monkeypatch, tmp_path):
 def test_layouts(tmp_path):
     """The mirrors of the shared structs are what the compiler makes of them."""
     source = tmp_path / 'structs.bpf.c'
-    header = bpf_source('ipc_bypass_common.h')
-    source.write_text(USES_STRUCTS.replace('"ipc_bypass_common.h"', f'"{header}"'))
+    header = bpf_source('trace_path.h')
+    source.write_text(USES_STRUCTS.replace('"trace_path.h"', f'"{header}"'))
     with load_object(source, {}, [ProgramSpec('use', ProgType.SOCK_OPS)],
                      ['trace_records', 'trace_sums']) as loaded:
         record, totals = (loaded.layouts[name] for name in ('trace_record', 'trace_totals'))
@@ -56,7 +56,7 @@ def test_layouts(tmp_path):
 
 def test_constants():
     """The bits of the rules are those of the header."""
-    rules = enumerations(bpf_source('ipc_bypass_common.h'))['trace_rule']
+    rules = enumerations(bpf_source('trace_path.h'))['trace_rule']
     assert BITS == {'udp': rules['TRACE_RULE_UDP'], 'tcp': rules['TRACE_RULE_TCP']}
 
 
